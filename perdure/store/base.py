@@ -1,0 +1,233 @@
+"""The store: where bytes rest. One protocol, one contract suite (tests/contract) for every store.
+
+A store knows partitions, numbers and bytes, and nothing of what the bytes mean. What it promises:
+
+- **Atomic.** A commit of a partition is there whole or not at all, and on disk (fsync) when its
+  future is done. A refused partition leaves nothing behind.
+- **Fenced.** Each write of a partition carries the epoch of its owner and, for a commit, the
+  number after the tail. Both are compared inside the write itself. Once `claim` has returned, no
+  write of an older epoch can land, and the same commit sent twice is refused the second time.
+- **Honest.** StoreFull means that nothing was written, and the owner goes on with the same epoch
+  and lsn. StoreUnavailable means that nobody knows; the owner has to claim again and look at the
+  tail.
+
+Opaque here: chunks and segments (journal/codec.py), snapshots (suspend/heap.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from perdure.clock import RealClock
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What was decided when the store was made, and never changes afterwards."""
+
+    partitions: int
+    hash_seed: int
+    """PYTHONHASHSEED of each process that runs its objects: 1 .. 2**32 - 1."""
+    secret: bytes
+    """32 bytes from which the chance inside turns is derived."""
+
+
+def new_layout(
+    partitions: int = 1, random_bytes: Callable[[int], bytes] = RealClock.random_bytes
+) -> Layout:
+    """What a new store decides once and for all."""
+    hash_seed = 1 + int.from_bytes(random_bytes(8), "big") % (2**32 - 1)
+    return Layout(partitions, hash_seed, random_bytes(32))
+
+
+class Claim(NamedTuple):
+    """What a new owner of a partition gets."""
+
+    part: int
+    epoch: int
+    tail: int
+    """Number (lsn) of the last committed chunk."""
+    checkpoint: int
+    """Chunks up to this one are in history; the log begins behind it."""
+    outbox: list[bytes]
+    """Messages sent up to `checkpoint` and not delivered up to it, in order."""
+
+
+class Batch(NamedTuple):
+    """One commit of one partition."""
+
+    part: int
+    epoch: int
+    lsn: int
+    """tail + 1: the compare-and-set."""
+    chunk: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectRow:
+    """What a store keeps for an object, as of its last checkpoint."""
+
+    oid: int
+    """63-bit hash of the address. The partition follows from it, so it is unique in the store."""
+    kind: str
+    key: str
+    seq: int
+    """The turn the snapshot was taken after; 0 where there is none yet."""
+    last: int
+    """The last turn that is in history; at least `seq`."""
+    wake_at: int
+    """When it has something to do by itself: 0 never, 1 at once, else nanoseconds since 1970."""
+    status: str
+    """`` (idle or running), `deleted`, or `quarantined`."""
+    detail: str
+    """Why it is quarantined, as JSON; else empty."""
+    created: int
+    updated: int
+    """Nanoseconds since 1970: the first turn, and the last one that is in history."""
+    version: str
+    """The code version of the last turn in history."""
+    snapshot: bytes | None = field(repr=False)
+    """None: there is none yet, or the object is deleted. `scan` and `due` leave it out."""
+
+
+class Segment(NamedTuple):
+    """Entries of one object, moved out of the log: turns `first` to `last`."""
+
+    oid: int
+    first: int
+    last: int
+    body: bytes
+
+
+class Stored(NamedTuple):
+    """A cold object: its row, and the history behind its snapshot."""
+
+    row: ObjectRow
+    segments: list[Segment]
+    """Those with `last > row.seq`, ascending."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """One slice of moving entries out of the log. All of it lands, or nothing.
+
+    A checkpoint of many objects is written in several slices, so that none of them holds up the
+    commits for long. Only the last one has `upto`: it drops the log and replaces the outbox.
+    """
+
+    part: int
+    epoch: int
+    rows: Sequence[ObjectRow] = ()
+    """Replace what was there; an object's kind and key never change, and no oid comes twice.
+
+    `snapshot=None` with `seq > 0` keeps the stored snapshot and its seq (none and 0 where no row
+    was there), unless the status is `deleted`: then the snapshot goes, and `seq` is as given.
+    """
+    segments: Sequence[Segment] = ()
+    """Replace a segment of the same oid and `first`; those of an object never overlap."""
+    upto: int | None = None
+    """At least the last checkpoint, and at most the tail."""
+    outbox: Sequence[bytes] = ()
+    """With `upto`: what was sent up to it and not delivered up to it, in order."""
+
+
+class StoreStats(NamedTuple):
+    """Figures for metrics and `stats()`."""
+
+    commits: int
+    committed_bytes: int
+    commit_seconds: float
+    """Time spent in commits, in all."""
+    inline: bool
+    """Whether commits run in the calling thread at the moment."""
+
+
+class Store(Protocol):
+    """About a dozen methods. Times are nanoseconds since 1970."""
+
+    async def open(self, node: str) -> Layout:
+        """Make or check the schema and take the place for this process and its running loop.
+
+        Raises StoreBusy if another process has it (embedded stores), SchemaTooNew, or
+        JournalCorrupt where the file is no store.
+        """
+        ...
+
+    async def claim(self, parts: Sequence[int]) -> list[Claim]:
+        """Become the owner: epoch + 1 for each partition. No older epoch can write afterwards.
+
+        The answers come in the order of `parts`.
+        """
+        ...
+
+    def commit(self, batches: Sequence[Batch]) -> asyncio.Future[frozenset[int]]:
+        """Append a chunk to each partition; the future gives the accepted partitions.
+
+        Done means on disk. It may be done already when it is returned: the embedded store
+        commits inline while the disk is fast. At most one commit of a partition is in flight;
+        the caller sees to that. Raises (in the future) StoreFull or StoreUnavailable.
+        """
+        ...
+
+    async def tail(self, part: int, after: int) -> list[tuple[int, bytes]]:
+        """The log behind `after`, as (lsn, chunk), ascending and without a gap.
+
+        What is at or below the checkpoint is no longer in the log. Raises JournalCorrupt where a
+        chunk is missing.
+        """
+        ...
+
+    def load(self, part: int, oid: int) -> asyncio.Future[Stored | None]:
+        """A cold object, or None if it has no row. May be done already, like `commit`."""
+        ...
+
+    def checkpoint(self, slice_: Checkpoint) -> asyncio.Future[bool]:
+        """Write a slice; False, and nothing written, for a deposed owner. May be done already.
+
+        Commits may follow before its future is done: what was asked for first is written first.
+        Raises (in the future) StoreFull or StoreUnavailable.
+        """
+        ...
+
+    async def due(self, parts: Sequence[int], before: int, limit: int) -> list[ObjectRow]:
+        """Objects with 0 < wake_at <= before and status ``, the earliest first, then by oid."""
+        ...
+
+    async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
+        """Segments with `last > after`, ascending, at most `limit`."""
+        ...
+
+    async def scan(
+        self,
+        kind: str | None,
+        prefix: str,
+        status: str | None,
+        after: tuple[str, str] | None,
+        limit: int,
+    ) -> list[ObjectRow]:
+        """Rows in the order of (kind, key) behind `after`, whose key begins with `prefix`.
+
+        Status None: all but `deleted`. Text is ordered by code point, as Python does.
+        """
+        ...
+
+    async def put_version(self, version: str, bundle: bytes, now: int) -> None:
+        """Keep the source of a code version; nothing happens if it is there already."""
+        ...
+
+    async def get_version(self, version: str) -> bytes | None:
+        """The source of a code version, or None if it was never put."""
+        ...
+
+    async def close(self) -> None:
+        """Wait for what is in flight and let the place go. A second time does nothing."""
+        ...
+
+    def stats(self) -> StoreStats:
+        """Figures since the store was opened."""
+        ...

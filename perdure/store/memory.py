@@ -1,0 +1,190 @@
+"""A store in plain dicts: the model the others are compared with, and the disk of simulations.
+
+It promises what base.py says, but for the disk: it lives as long as this Python object. `open` may
+be called again at any time, as after a crash: what was committed is there, and the owners from
+before are deposed by the next `claim`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from perdure.store.base import (
+    Batch,
+    Checkpoint,
+    Claim,
+    Layout,
+    ObjectRow,
+    Segment,
+    Stored,
+    StoreStats,
+    new_layout,
+)
+
+R = TypeVar("R")
+
+
+@dataclass
+class Partition:
+    """A partition's fence, its log behind the checkpoint, and its outbox."""
+
+    epoch: int = 0
+    tail: int = 0
+    checkpoint: int = 0
+    log: dict[int, bytes] = field(default_factory=dict)
+    outbox: list[bytes] = field(default_factory=list)
+
+
+class MemoryStore:
+    """See `Store` for what the methods promise. All futures are done when they are returned."""
+
+    def __init__(self, layout: Layout | None = None) -> None:
+        self.layout = layout or new_layout()
+        self.partitions = {part: Partition() for part in range(self.layout.partitions)}
+        self._rows: dict[int, tuple[int, ObjectRow]] = {}
+        self._segments: dict[int, dict[int, Segment]] = {}
+        self._versions: dict[str, bytes] = {}
+        self._commits = 0
+        self._committed_bytes = 0
+
+    async def open(self, node: str) -> Layout:
+        """Never refused: a crashed owner had no chance to close."""
+        return self.layout
+
+    async def claim(self, parts: Sequence[int]) -> list[Claim]:
+        """Raise the epochs."""
+        missing = set(parts) - set(self.partitions)
+        if missing:
+            raise ValueError(f"the store has no partition {min(missing)}")
+        claims = []
+        for part in parts:
+            partition = self.partitions[part]
+            partition.epoch += 1
+            claims.append(
+                Claim(
+                    part,
+                    partition.epoch,
+                    partition.tail,
+                    partition.checkpoint,
+                    list(partition.outbox),
+                )
+            )
+        return claims
+
+    def commit(self, batches: Sequence[Batch]) -> asyncio.Future[frozenset[int]]:
+        """Append at once."""
+        accepted = set()
+        for batch in batches:
+            if self._may_append(batch):
+                partition = self.partitions[batch.part]
+                partition.tail = batch.lsn
+                partition.log[batch.lsn] = batch.chunk
+                accepted.add(batch.part)
+                self._committed_bytes += len(batch.chunk)
+        self._commits += 1
+        return _done(frozenset(accepted))
+
+    async def tail(self, part: int, after: int) -> list[tuple[int, bytes]]:
+        """The log."""
+        partition = self.partitions[part]
+        first = max(after, partition.checkpoint) + 1
+        return [(lsn, partition.log[lsn]) for lsn in range(first, partition.tail + 1)]
+
+    def load(self, part: int, oid: int) -> asyncio.Future[Stored | None]:
+        """A row with the segments behind its snapshot."""
+        home, row = self._rows.get(oid, (None, None))
+        if row is None or home != part:
+            return _done(None)
+        return _done(Stored(row, self._segments_behind(oid, row.seq)))
+
+    def checkpoint(self, slice_: Checkpoint) -> asyncio.Future[bool]:
+        """Write a slice at once."""
+        if not self._owns(slice_.part, slice_.epoch):
+            return _done(False)
+        for row in slice_.rows:
+            self._rows[row.oid] = (slice_.part, self._merged(row))
+        for segment in slice_.segments:
+            self._segments.setdefault(segment.oid, {})[segment.first] = segment
+        if slice_.upto is not None:
+            partition = self.partitions[slice_.part]
+            assert partition.checkpoint <= slice_.upto <= partition.tail, slice_
+            partition.checkpoint = slice_.upto
+            partition.log = {n: chunk for n, chunk in partition.log.items() if n > slice_.upto}
+            partition.outbox = list(slice_.outbox)
+        return _done(True)
+
+    async def due(self, parts: Sequence[int], before: int, limit: int) -> list[ObjectRow]:
+        """By looking at every row."""
+        waiting = [
+            replace(row, snapshot=None)
+            for part, row in self._rows.values()
+            if part in parts and 0 < row.wake_at <= before and row.status == ""
+        ]
+        return sorted(waiting, key=lambda row: (row.wake_at, row.oid))[:limit]
+
+    async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
+        """An object's segments."""
+        return self._segments_behind(oid, after)[:limit]
+
+    async def scan(
+        self,
+        kind: str | None,
+        prefix: str,
+        status: str | None,
+        after: tuple[str, str] | None,
+        limit: int,
+    ) -> list[ObjectRow]:
+        """By looking at every row."""
+        found = [
+            replace(row, snapshot=None)
+            for _, row in self._rows.values()
+            if (kind is None or row.kind == kind)
+            and row.key.startswith(prefix)
+            and (row.status != "deleted" if status is None else row.status == status)
+            and (after is None or (row.kind, row.key) > after)
+        ]
+        return sorted(found, key=lambda row: (row.kind, row.key))[:limit]
+
+    async def put_version(self, version: str, bundle: bytes, now: int) -> None:
+        """Once for each version."""
+        self._versions.setdefault(version, bundle)
+
+    async def get_version(self, version: str) -> bytes | None:
+        """The bundle, or None."""
+        return self._versions.get(version)
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+    def stats(self) -> StoreStats:
+        """Figures since the store was made."""
+        return StoreStats(self._commits, self._committed_bytes, 0.0, True)
+
+    def _owns(self, part: int, epoch: int) -> bool:
+        return self.partitions[part].epoch == epoch
+
+    def _may_append(self, batch: Batch) -> bool:
+        partition = self.partitions[batch.part]
+        return self._owns(batch.part, batch.epoch) and batch.lsn == partition.tail + 1
+
+    def _merged(self, row: ObjectRow) -> ObjectRow:
+        """The row as it is kept, with what it leaves as it was."""
+        if row.snapshot is not None or row.seq == 0 or row.status == "deleted":
+            return row
+        _, stored = self._rows.get(row.oid, (None, None))
+        if stored is None:
+            return replace(row, seq=0)
+        return replace(row, seq=stored.seq, snapshot=stored.snapshot)
+
+    def _segments_behind(self, oid: int, after: int) -> list[Segment]:
+        segments = self._segments.get(oid, {})
+        return sorted(segment for segment in segments.values() if segment.last > after)
+
+
+def _done(result: R) -> asyncio.Future[R]:
+    future: asyncio.Future[R] = asyncio.get_running_loop().create_future()
+    future.set_result(result)
+    return future

@@ -1,0 +1,488 @@
+"""The embedded store: one SQLite file for one process.
+
+What it guarantees beyond the protocol (base.py):
+
+- A commit is one transaction in the write-ahead log, synced before its future is done. It touches
+  the partition's row and the end of the table `chunk`: about five pages, however many objects.
+- `load` never waits for a commit: readers have a connection of their own.
+- Moving the write-ahead log into the database happens beside the commits, except for its last
+  part, which takes about as long as a commit.
+
+The tables and their reasons: schema/sqlite/0001_tables.sql. Which thread writes: lane.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from perdure.clock import RealClock
+from perdure.errors import StoreUnavailable
+from perdure.store import sqlite_sql as sql
+from perdure.store.base import (
+    Batch,
+    Checkpoint,
+    Claim,
+    Layout,
+    ObjectRow,
+    Segment,
+    Stored,
+    StoreStats,
+)
+from perdure.store.lane import Lane, Pace
+from perdure.store.place import Place
+from perdure.store.sqlite_file import DATABASE, connect, lost_chunk, prepare_schema, trouble
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+DELETED = "deleted"
+_PAGE = 4096
+# The write-ahead log is moved into the database when it has grown by so many pages of 4 KB. More
+# means fewer interruptions, and a longer look through it after a crash (about 20 ms for 16 MB).
+_WAL_PAGES = 4096
+# What may be left over from that for the connection that writes, and how often to try for less.
+_WAL_REST_PAGES = 256
+_WAL_ROUNDS = 3
+# Chunks behind the checkpoint that a commit removes in passing. More than one, so that sweeping
+# keeps up with writing; few, so that no commit is long.
+_SWEEP = 4
+# A checkpoint slice of at most so much is written in the calling thread, like a commit.
+_SMALL_SLICE_COUNT = 64
+_SMALL_SLICE_BYTES = 128 * 1024
+
+
+class SqliteStore:
+    """A store in the directory `directory`; see `Store` for what its methods promise.
+
+    `exclusive=False` leaves out the lock of the directory, for tests of the fence. `before_commit`
+    is called before each COMMIT of `commit`, in its thread: a test's slow disk. `monotonic` is
+    what commits are timed by.
+    """
+
+    _loop: asyncio.AbstractEventLoop
+    _place: Place
+    _path: Path
+    _lane: Lane
+    _background: Lane
+    # Used by whoever has the lane, by the thread of the loop, and by the background, in turn.
+    _writer: sqlite3.Connection
+    _reader: sqlite3.Connection
+    _keeper: sqlite3.Connection
+    _execute: Callable[..., sqlite3.Cursor]
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        commit_inline_ms: float = 0.5,
+        partitions: int = 1,
+        exclusive: bool = True,
+        before_commit: Callable[[], None] | None = None,
+        monotonic: Callable[[], float] = RealClock.monotonic,
+        random_bytes: Callable[[int], bytes] = RealClock.random_bytes,
+    ) -> None:
+        self._directory = Path(directory).absolute()
+        self._partitions = partitions
+        self._exclusive = exclusive
+        self._before_commit = before_commit
+        self._monotonic = monotonic
+        self._random_bytes = random_bytes
+        self._pace = Pace(commit_inline_ms / 1000)
+        self._node = ""
+        self._is_open = False
+        # For each partition: the lowest lsn that is still in `chunk` and the checkpoint, while
+        # there is something to sweep.
+        self._dead: dict[int, tuple[int, int]] = {}
+        # Pages written (estimated) since the write-ahead log was last moved.
+        self._wal_pages = 0
+        self._moving_wal = False
+        self._commits = 0
+        self._committed_bytes = 0
+        self._commit_seconds = 0.0
+
+    # -- opening and closing
+
+    async def open(self, node: str) -> Layout:
+        """Make or check the file, take the directory, start the threads."""
+        layout = self.open_files(node)
+        self._loop = asyncio.get_running_loop()
+        self._lane = Lane(self._loop, "perdure-commits")
+        self._background = Lane(self._loop, "perdure-wal")
+        self._is_open = True
+        return layout
+
+    def open_files(self, node: str) -> Layout:
+        """What `open` does without a loop; `close_files` undoes it."""
+        assert not self._is_open, "this store is open already"
+        self._place = Place(self._directory, exclusive=self._exclusive)
+        try:
+            self._path = self._place.file(DATABASE)
+            self._writer = connect(self._path)
+            layout = prepare_schema(
+                self._writer, self._path, self._partitions, self._random_bytes
+            )
+            self._reader = connect(self._path, reads_only=True)
+            self._keeper = connect(self._path)
+        except BaseException as error:
+            self.close_files()
+            if isinstance(error, sqlite3.Error):
+                raise trouble(error, self._path) from error
+            raise
+        self._execute = self._writer.cursor().execute
+        self._node = node
+        self._dead.clear()
+        # What a process that died has left there.
+        log = self._path.with_name(DATABASE + "-wal")
+        self._wal_pages = log.stat().st_size // _PAGE if log.exists() else 0
+        return layout
+
+    async def close(self) -> None:
+        """Finish what was asked for, then close the file and let the directory go."""
+        if not self._is_open:
+            return
+        self._is_open = False
+        await self._background.close()
+        await self._lane.close()
+        self.close_files()
+
+    def close_files(self) -> None:
+        """Close what `open_files` has opened, as far as it came."""
+        # The writer last: with the last connection SQLite moves the rest of the write-ahead log.
+        for name in ("_keeper", "_reader", "_writer"):
+            connection = self.__dict__.pop(name, None)
+            if connection is not None:
+                connection.close()
+        self._place.release()
+
+    # -- commits and loads: the hot path
+
+    def commit(self, batches: Sequence[Batch]) -> asyncio.Future[frozenset[int]]:
+        """Append, in the calling thread while the disk is fast."""
+        began_s = self._monotonic()
+        if not (self._is_open and self._lane.empty and self._pace.here(began_s)):
+            return self._in_lane(self._commit, batches)
+        future: asyncio.Future[frozenset[int]] = self._loop.create_future()
+        try:
+            accepted = self._commit(batches)
+        except Exception as error:
+            future.set_exception(error)
+        else:
+            end_s = self._monotonic()
+            self._pace.took(end_s - began_s, end_s)
+            future.set_result(accepted)
+        if self._wal_pages > _WAL_PAGES:
+            self._move_wal()
+        return future
+
+    def _commit(self, batches: Sequence[Batch]) -> frozenset[int]:
+        began_s = self._monotonic()
+        execute = self._execute
+        accepted = []
+        written = 0
+        try:
+            execute(sql.BEGIN)
+            for part, epoch, lsn, chunk in batches:
+                # Epoch and tail are compared inside the write, not before it: between a look and
+                # a write another process could claim the partition.
+                if execute(sql.MOVE_TAIL, (lsn, part, epoch, lsn - 1)).rowcount == 1:
+                    execute(sql.APPEND, ((part << sql.LSN_BITS) + lsn, chunk))
+                    accepted.append(part)
+                    written += len(chunk)
+                    if part in self._dead:
+                        self._sweep(part)
+            if self._before_commit is not None:
+                self._before_commit()
+            execute(sql.COMMIT if accepted else sql.ROLLBACK)
+        except BaseException as error:
+            self._undo(error)
+        self._wal_pages += 3 * len(accepted) + written // _PAGE
+        self._commits += 1
+        self._committed_bytes += written
+        self._commit_seconds += self._monotonic() - began_s
+        return frozenset(accepted)
+
+    def _sweep(self, part: int) -> None:
+        """Remove some chunks behind the checkpoint, within the transaction of a commit.
+
+        All at once would hold up the commits for 25 ms (8 MB of small chunks). What an undone
+        transaction leaves behind is found again at the next checkpoint or claim.
+        """
+        first, upto = self._dead[part]
+        end = min(first + _SWEEP, upto + 1)
+        base = part << sql.LSN_BITS
+        self._execute(sql.SWEEP, (base + first, base + end, part))
+        if end > upto:
+            del self._dead[part]
+        else:
+            self._dead[part] = (end, upto)
+
+    def load(self, part: int, oid: int) -> asyncio.Future[Stored | None]:
+        """One indexed read, in the calling thread."""
+        future: asyncio.Future[Stored | None] = self._loop.create_future()
+        try:
+            future.set_result(self._load(part, oid))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def _load(self, part: int, oid: int) -> Stored | None:
+        found = self._read(sql.LOAD, (oid, part))
+        if not found:
+            return None
+        row = ObjectRow(*found[0])
+        if row.last <= row.seq:
+            return Stored(row, [])
+        with self._one_moment():
+            row = ObjectRow(*self._read(sql.LOAD, (oid, part))[0])
+            return Stored(row, self._segments(oid, row.seq, -1))
+
+    # -- ownership and checkpoints
+
+    async def claim(self, parts: Sequence[int]) -> list[Claim]:
+        """Raise the epochs, in one transaction."""
+        return await self._write(self._claim, parts, small=True)
+
+    def _claim(self, parts: Sequence[int]) -> list[Claim]:
+        execute = self._execute
+        claims = []
+        dead: dict[int, tuple[int, int]] = {}
+        try:
+            execute(sql.BEGIN)
+            for part in parts:
+                if execute(sql.CLAIM, (self._node, part)).rowcount != 1:
+                    raise ValueError(f"the store has no partition {part}")
+                epoch, tail, checkpoint = execute(sql.PART, (part,)).fetchone()
+                outbox = [body for (body,) in execute(sql.OUTBOX, (part,)).fetchall()]
+                claims.append(Claim(part, epoch, tail, checkpoint, outbox))
+                dead |= self._find_dead(part, checkpoint)
+            execute(sql.COMMIT)
+        except BaseException as error:
+            self._undo(error)
+        self._dead |= dead
+        self._wal_pages += len(claims)
+        return claims
+
+    def _find_dead(self, part: int, checkpoint: int) -> dict[int, tuple[int, int]]:
+        base = part << sql.LSN_BITS
+        (oldest,) = self._execute(sql.OLDEST, (base, base + checkpoint)).fetchone()
+        return {} if oldest is None else {part: (oldest - base, checkpoint)}
+
+    def checkpoint(self, slice_: Checkpoint) -> asyncio.Future[bool]:
+        """A small slice is written like a commit, a large one in the thread."""
+        size = sum(len(row.snapshot or b"") for row in slice_.rows)
+        size += sum(len(segment.body) for segment in slice_.segments)
+        size += sum(len(body) for body in slice_.outbox)
+        count = len(slice_.rows) + len(slice_.segments) + len(slice_.outbox)
+        self._wal_pages += 2 * count + size // _PAGE
+        small = count <= _SMALL_SLICE_COUNT and size <= _SMALL_SLICE_BYTES
+        return self._write(self._checkpoint, slice_, small=small)
+
+    def _checkpoint(self, slice_: Checkpoint) -> bool:
+        execute = self._execute
+        part = slice_.part
+        dead: dict[int, tuple[int, int]] = {}
+        try:
+            # From here on nobody else can write, so a look at the epoch is as good as a write.
+            execute(sql.BEGIN)
+            epoch, tail, checkpoint = execute(sql.PART, (part,)).fetchone()
+            if epoch != slice_.epoch:
+                execute(sql.ROLLBACK)
+                return False
+            self._put_objects(slice_)
+            if slice_.upto is not None:
+                assert checkpoint <= slice_.upto <= tail, (checkpoint, slice_.upto, tail)
+                execute(sql.MOVE_CHECKPOINT, (slice_.upto, part))
+                execute(sql.DROP_OUTBOX, (part,))
+                outbox = [(part, n, body) for n, body in enumerate(slice_.outbox)]
+                self._writer.executemany(sql.PUT_OUTBOX, outbox)
+                dead = self._find_dead(part, slice_.upto)
+            execute(sql.COMMIT)
+        except BaseException as error:
+            self._undo(error)
+        # Only now: a commit must not sweep by a checkpoint that was undone.
+        self._dead |= dead
+        return True
+
+    def _put_objects(self, slice_: Checkpoint) -> None:
+        rows, rows_alone, snapshots, dropped = [], [], [], []
+        for row in slice_.rows:
+            values = (
+                *(row.oid, slice_.part, row.kind, row.key, row.last, row.wake_at, row.status),
+                *(row.detail, row.created, row.updated, row.version),
+            )
+            if row.snapshot is not None:
+                rows.append((*values, row.seq))
+                snapshots.append((row.oid, row.snapshot))
+            elif row.seq > 0 and row.status != DELETED:
+                rows_alone.append((*values, 0))
+            else:
+                rows.append((*values, row.seq))
+                dropped.append((row.oid,))
+        put = self._writer.executemany
+        put(sql.PUT_ROW, rows)
+        put(sql.PUT_ROW_ALONE, rows_alone)
+        put(sql.PUT_SNAPSHOT, snapshots)
+        put(sql.DROP_SNAPSHOT, dropped)
+        put(sql.PUT_SEGMENT, slice_.segments)
+
+    async def put_version(self, version: str, bundle: bytes, now: int) -> None:
+        """Once for each version."""
+        self._wal_pages += len(bundle) // _PAGE
+        await self._write(self._put_version, (version, bundle, now), small=True)
+
+    def _put_version(self, values: tuple[str, bytes, int]) -> None:
+        try:
+            self._execute(sql.PUT_VERSION, values)
+        except sqlite3.Error as error:
+            self._undo(error)
+
+    # -- reading
+
+    async def tail(self, part: int, after: int) -> list[tuple[int, bytes]]:
+        """The log, checked for gaps."""
+        base = part << sql.LSN_BITS
+        with self._one_moment():
+            ((_, tail, checkpoint),) = self._read(sql.PART, (part,))
+            after = max(after, checkpoint)
+            chunks = self._read(sql.CHUNKS, (base + after, base + tail))
+        for lsn, (id_, _) in zip(range(after + 1, tail + 1), chunks, strict=False):
+            if id_ != base + lsn:
+                raise lost_chunk(self._path, part, lsn)
+        if len(chunks) < tail - after:
+            raise lost_chunk(self._path, part, after + len(chunks) + 1)
+        return [(id_ - base, body) for id_, body in chunks]
+
+    async def due(self, parts: Sequence[int], before: int, limit: int) -> list[ObjectRow]:
+        """From an index that holds the waiting objects alone."""
+        found = self._read(sql.due(len(parts)), (before, *parts, limit))
+        return [ObjectRow(*row) for row in found]
+
+    async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
+        """From the index of segments."""
+        return self._segments(oid, after, limit)
+
+    def _segments(self, oid: int, after: int, limit: int) -> list[Segment]:
+        values = {"oid": oid, "after": after, "limit": limit}
+        return [Segment(*row) for row in self._read(sql.SEGMENTS, values)]
+
+    async def scan(
+        self,
+        kind: str | None,
+        prefix: str,
+        status: str | None,
+        after: tuple[str, str] | None,
+        limit: int,
+    ) -> list[ObjectRow]:
+        """From the index of names, or that of states for any but the idle ones."""
+        statement, values = sql.scan(kind, prefix, status, after, limit)
+        return [ObjectRow(*row) for row in self._read(statement, values)]
+
+    async def get_version(self, version: str) -> bytes | None:
+        """The bundle, or None."""
+        found = self._read(sql.GET_VERSION, (version,))
+        return found[0][0] if found else None
+
+    def stats(self) -> StoreStats:
+        """Figures since the store was made."""
+        return StoreStats(
+            self._commits, self._committed_bytes, self._commit_seconds, self._pace.inline
+        )
+
+    def _read(self, statement: str, values: Sequence[object] | Mapping[str, object]) -> list[Any]:
+        if not self._is_open:
+            raise self._closed()
+        try:
+            # All rows at once: a statement left half read would hold the write-ahead log.
+            return self._reader.execute(statement, values).fetchall()
+        except sqlite3.Error as error:
+            raise trouble(error, self._path) from error
+
+    @contextmanager
+    def _one_moment(self) -> Iterator[None]:
+        """Several reads that see the same state, though a thread may be writing meanwhile."""
+        self._read("BEGIN", ())
+        try:
+            yield
+        finally:
+            self._reader.execute("COMMIT")
+
+    # -- writing, in one thread or the other
+
+    def _write(self, work: Callable[[T], R], argument: T, *, small: bool) -> asyncio.Future[R]:
+        """Do something small here while commits run here as well; else in the thread."""
+        if not (small and self._is_open and self._lane.empty and self._pace.inline):
+            return self._in_lane(work, argument)
+        future: asyncio.Future[R] = self._loop.create_future()
+        try:
+            future.set_result(work(argument))
+        except Exception as error:
+            future.set_exception(error)
+        if self._wal_pages > _WAL_PAGES:
+            self._move_wal()
+        return future
+
+    def _in_lane(self, work: Callable[[T], R], argument: T) -> asyncio.Future[R]:
+        if not self._is_open:
+            future: asyncio.Future[R] = self._loop.create_future()
+            future.set_exception(self._closed())
+            return future
+        if self._wal_pages > _WAL_PAGES:
+            self._move_wal()
+        return self._lane.submit(work, argument)
+
+    def _undo(self, error: BaseException) -> NoReturn:
+        """Roll back what `error` interrupted, and raise what it means."""
+        try:
+            if self._writer.in_transaction:
+                self._execute(sql.ROLLBACK)
+        except sqlite3.Error:
+            pass  # SQLite has undone it by itself; the first error is the one that tells
+        meaning = trouble(error, self._path) if isinstance(error, sqlite3.Error) else error
+        if meaning is error:
+            raise error
+        raise meaning from error
+
+    def _closed(self) -> StoreUnavailable:
+        return StoreUnavailable(f"the store in {self._directory} is closed")
+
+    # -- the write-ahead log
+
+    def _move_wal(self) -> None:
+        """Begin to move the write-ahead log into the database, beside the commits.
+
+        SQLite begins the log anew only when all of it is moved, and under load a few commits are
+        always behind. So the last part is done by the connection that writes, between two
+        commits, when the background has left little of it.
+        """
+        if not self._moving_wal and self._is_open:
+            self._moving_wal = True
+            self._move_round(_WAL_ROUNDS)
+
+    def _move_round(self, rounds: int) -> None:
+        def moved(future: asyncio.Future[int]) -> None:
+            if future.exception() is None and self._is_open:
+                if future.result() > _WAL_REST_PAGES and rounds > 1:
+                    self._move_round(rounds - 1)
+                    return
+                self._write(_move_wal, self._writer, small=True).add_done_callback(finished)
+            else:
+                finished(future)
+
+        def finished(future: asyncio.Future[int]) -> None:
+            # An error here loses nothing, and is met again by the next commit or the next move.
+            future.exception()
+            self._wal_pages = 0
+            self._moving_wal = False
+
+        self._background.submit(_move_wal, self._keeper).add_done_callback(moved)
+
+
+def _move_wal(connection: sqlite3.Connection) -> int:
+    """Move what can be moved without waiting for anybody; how many pages are left."""
+    _, pages, moved = connection.execute(sql.MOVE_WAL).fetchone()
+    return int(pages - moved)
