@@ -1,0 +1,81 @@
+"""The only place where real time and real chance are read.
+
+Everything above takes a `Clock`, so that a simulation can put its own in. Inside a turn neither
+is asked: there the time is the entry's and chance is derived (host/chance.py).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+NS = 1_000_000_000
+
+
+class Timer(Protocol):
+    """What `call_at` gives."""
+
+    def cancel(self) -> None: ...
+
+
+class Clock(Protocol):
+    """Wall-clock time in nanoseconds since 1970, and a way to be called back."""
+
+    def now_ns(self) -> int: ...
+
+    def monotonic(self) -> float:
+        """Seconds that never run backwards, for measuring; not comparable between processes."""
+        ...
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
+        """Call back when the clock has reached `when_ns`; perhaps later, never earlier."""
+        ...
+
+    def random_bytes(self, n: int) -> bytes: ...
+
+
+# Bound at import, before the guard patches the module: what runs here is never inside a turn.
+_time_ns = time.time_ns
+_monotonic = time.monotonic
+_urandom = os.urandom
+
+# A wall clock can jump while a long timer sleeps, so no wait is longer than this; after it the
+# clock is asked again.
+_LONGEST_WAIT_S = 30.0
+
+
+class RealClock:
+    """The clock of the machine, on the running asyncio loop."""
+
+    now_ns = staticmethod(_time_ns)
+    monotonic = staticmethod(_monotonic)
+    random_bytes = staticmethod(_urandom)
+
+    def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
+        return _RealTimer(when_ns, callback)
+
+
+class _RealTimer:
+    __slots__ = ("_callback", "_handle", "_when_ns")
+
+    def __init__(self, when_ns: int, callback: Callable[[], None]) -> None:
+        self._when_ns = when_ns
+        self._callback = callback
+        self._arm()
+
+    def _arm(self) -> None:
+        delay = max(0.0, (self._when_ns - _time_ns()) / NS)
+        loop = asyncio.get_running_loop()
+        self._handle = loop.call_later(min(delay, _LONGEST_WAIT_S), self._wake)
+
+    def _wake(self) -> None:
+        if _time_ns() >= self._when_ns:
+            self._callback()
+        else:
+            self._arm()
+
+    def cancel(self) -> None:
+        self._handle.cancel()

@@ -1,0 +1,528 @@
+"""One object in memory: its mailbox, and its life from the load to the end.
+
+    LOADING ──▶ ACTIVE ──▶ GONE          GONE: hibernated, evicted, or dropped because it was
+       │           │                      ahead of the disk; the next event makes a new activation
+       └───────────┴──▶ QUARANTINED      set aside: replay diverged, or an event kills its process
+
+One event is taken at a time: it runs as a turn of the machine, the turn becomes an entry in the
+log, and what the turn asked for leaves behind that entry (journal/log.py). The next turn does not
+wait for the disk; what it asks for waits for its own entry.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import gc
+import zlib
+from collections import deque
+from hashlib import blake2b
+from time import perf_counter_ns
+from typing import TYPE_CHECKING
+
+import structlog
+
+from perdure.access import Action
+from perdure.errors import (
+    CallError,
+    DeadlockError,
+    DivergenceError,
+    IdempotencyMismatch,
+    ObjectQuarantined,
+    Overloaded,
+
+    Unavailable,
+)
+from perdure.failure import failure_of
+from perdure.host.deadlock import find_circle
+from perdure.host.incoming import Acceptance, Answer, IncomingCall
+from perdure.host.machine import Kept, Machine, decode_failure, encode_failure
+from perdure.host.replay import rebuild
+from perdure.journal.codec import Message, encode_entry
+from perdure.journal.entry import (
+    PICKLE,
+    Answered,
+    Call,
+    Command,
+    Entry,
+    Event,
+    Fired,
+    MessageId,
+    Refused,
+    Sent,
+    StepAsked,
+    StepDropped,
+    recorded,
+)
+from perdure.journal.identity import call_id
+from perdure.journal.log import Output, source_of
+from perdure.object import Kind
+from perdure.ref import Ref
+from perdure.serde import to_json
+from perdure.store.base import Stored
+from perdure.suspend import heap
+
+if TYPE_CHECKING:
+    from perdure.host.host import Host
+
+logger = structlog.get_logger("perdure")
+
+NS = 1_000_000_000
+
+
+class State(enum.Enum):
+    """Only moves on, never back."""
+
+    LOADING = 1
+    ACTIVE = 2
+    QUARANTINED = 3
+    GONE = 4
+
+
+class Activation:
+    """An object in memory under this node's epoch."""
+
+    __slots__ = ("base_seq", "host", "last_lsn", "machine", "mailbox", "replayed", "state", "used_ns", "wake_at")
+
+    def __init__(self, host: Host, kind: Kind, key: str, oid: int) -> None:
+        self.host = host
+        self.machine = Machine(kind, key, oid, host.layout.secret)
+        self.state = State.LOADING
+        self.mailbox: deque[IncomingCall | Event] | None = None
+        """What waits for the load; None while there is nothing."""
+        self.last_lsn = 0
+        """The chunk its last entry is in; what is seen of it rests on that."""
+        self.base_seq = 0
+        """The turn of the newest snapshot outside of memory."""
+        self.replayed = 0
+        self.used_ns = host.clock.now_ns()
+        self.wake_at = 0
+
+    @property
+    def address(self) -> str:
+        return self.machine.address
+
+    # --- load
+
+    def load(self) -> None:
+        """Bring it from the store; what arrives meanwhile waits in the mailbox."""
+        stash = self.host.stash.get(self.machine.oid)
+        if stash is not None:
+            self._loaded(stash)
+            return
+        future = self.host.store.load(self.host.log.part, self.machine.oid)
+        if future.done():
+            self._load_done(future)
+        else:
+            future.add_done_callback(self._load_done)
+
+    def _load_done(self, future: asyncio.Future[Stored | None]) -> None:
+        if self.state is not State.LOADING:
+            return
+        try:
+            self._loaded(future.result())
+        except Exception as error:
+            self._unusable(error)
+
+    def _loaded(self, stored: Stored | None) -> None:
+        machine = self.machine
+        row = stored.row if stored is not None else None
+        if row is not None and (row.kind, row.key) != (machine.kind.name, machine.key):
+            # Two addresses with one number. It was never seen; it must not pass unseen.
+            self._unusable(
+                CallError(
+                    f"the addresses {machine.address} and {row.kind}/{row.key} hash to the same number",
+                    hint="Rename one of them.",
+                )
+            )
+            return
+        try:
+            self.replayed = rebuild(machine, stored, self.host.log.entries_of(machine.oid))
+        except Exception as error:
+            self._unusable(error)
+            return
+        self.base_seq = row.seq if row is not None else 0
+        self.state = State.ACTIVE
+        self.host.activated(self)
+        self.wake_at = machine.wake_at()
+        if self.wake_at:
+            self._resume()
+        self._empty_mailbox()
+
+    def _resume(self) -> None:
+        """Take up what the object was about to do when it left memory."""
+        machine = self.machine
+        for waited in (machine.steps or {}).values():
+            self.host.effects.start(self, waited.asked)
+        if self.wake_at > 1:
+            self.host.alarms.set(machine.oid, self.wake_at)
+        started = machine.next_call()
+        if started is not None:
+            self.host.post(self, started)
+
+    def _unusable(self, error: BaseException) -> None:
+        """It cannot be rebuilt: nobody is served a guess."""
+        if isinstance(error, DivergenceError):
+            self.host.quarantine.divergence(self, error)
+        elif not isinstance(error, CallError):
+            logger.error("object cannot be loaded", object=self.address, error=str(error), exc_info=error)
+        waiting, self.mailbox = self.mailbox or (), None
+        self.host.remove(self)
+        self.state = State.QUARANTINED if isinstance(error, DivergenceError) else State.GONE
+        for item in waiting:
+            if isinstance(item, IncomingCall):
+                item.refuse(
+                    ObjectQuarantined(f"{self.address} is quarantined: {error}")
+                    if isinstance(error, DivergenceError)
+                    else error
+                )
+        for call in self.host.take_waiting(self.machine.oid):
+            call.refuse(ObjectQuarantined(f"{self.address} is quarantined: {error}"))
+
+    def _empty_mailbox(self) -> None:
+        while self.mailbox and self.state is State.ACTIVE:
+            item = self.mailbox.popleft()
+            if isinstance(item, IncomingCall):
+                self._take(item)
+            else:
+                self._run(item, None)
+        if self.state is State.ACTIVE:
+            self.mailbox = None
+
+    # --- what arrives
+
+    def call(self, call: IncomingCall) -> None:
+        """A call from outside."""
+        if self.state is State.ACTIVE and self.mailbox is None:
+            self._take(call)
+        elif self.mailbox is not None and len(self.mailbox) >= self.host.settings.mailbox_limit:
+            call.refuse(self._overloaded())
+        else:
+            if self.mailbox is None:
+                self.mailbox = deque()
+            self.mailbox.append(call)
+
+    def event(self, event: Event) -> None:
+        """A message, a timer, a step's end: never refused, since it was accepted already."""
+        if self.state is State.ACTIVE and self.mailbox is None:
+            self._run(event, None)
+        else:
+            if self.mailbox is None:
+                self.mailbox = deque()
+            self.mailbox.append(event)
+
+    def _take(self, call: IncomingCall) -> None:
+        machine = self.machine
+        host = self.host
+        self.used_ns = now = host.clock.now_ns()
+        handler = call.handler
+        if machine.kind.authorizes and not self._authorized(call, now):
+            return
+        if handler.query:
+            self._query(call, now)
+            return
+        keep_ns = digest = 0
+        if call.idempotency_key is None:
+            call.id = call_id(machine.oid, host.unique())
+        else:
+            call.id, digest = self._idempotent(call)
+            keep_ns = int(host.settings.idempotency_ttl * NS)
+            if machine.kept is not None and self._remembered(call, digest, now):
+                return
+        if call.keep:
+            keep_ns = max(keep_ns, int(host.settings.call_retention * NS))
+        busy = len(machine.running or ()) + len(machine.queue or ())
+        if busy >= host.settings.mailbox_limit:
+            call.refuse(self._overloaded())
+            return
+        if host.log.refusing or host.draining:
+            call.refuse(host.unavailable())
+            return
+        principal = heap.dumps(call.principal) if call.principal is not None else b""
+        self._run(
+            Call(call.id, handler.name, call.format, call.body, "", principal, keep_ns, digest), call
+        )
+
+    def _overloaded(self) -> Overloaded:
+        limit = self.host.settings.mailbox_limit
+        return Overloaded(f"{self.address} has {limit} calls waiting or running", hint="Try again later.")
+
+    def _idempotent(self, call: IncomingCall) -> tuple[str, int]:
+        """The id of a call is its key: (principal, object, handler, key); and its arguments' digest."""
+        who = heap.dumps(call.principal) if call.principal is not None else b""
+        name = b"\0".join([who, call.handler.name.encode(), (call.idempotency_key or "").encode()])
+        return (
+            call_id(self.machine.oid, blake2b(name, digest_size=12).hexdigest()),
+            zlib.crc32(to_json(call.args)),
+        )
+
+    def _remembered(self, call: IncomingCall, digest: int, now: int) -> bool:
+        """Whether the call came before; then it is answered (or waits) as the first one."""
+        assert self.machine.kept is not None
+        kept = self.machine.kept.get(call.id)
+        if kept is None or kept.expires < now:
+            return False
+        if kept.digest != digest:
+            call.refuse(IdempotencyMismatch("the same Idempotency-Key came with other arguments before"))
+            return True
+        if kept.answer is None:
+            self.host.watch(call.id, call.on_answer)
+            if call.on_accepted is not None:
+                self.host.log.after(self.last_lsn, Acceptance(call))
+            return True
+        call.answer = answer_of(kept, replayed=True)
+        if call.on_accepted is not None:
+            self.host.log.after(self.last_lsn, Acceptance(call))
+        else:
+            self.host.log.after(self.last_lsn, call)
+        return True
+
+    def _authorized(self, call: IncomingCall, now: int) -> bool:
+        machine = self.machine
+        ref = Ref(machine.kind.name, machine.key)
+        action = Action("query" if call.handler.query else "call", ref, call.handler.name)
+        try:
+            authorize = machine.kind.cls.authorize  # type: ignore[attr-defined]
+            machine.query(authorize, ((call.principal, action), {}), now, deep=False)
+        except Exception as error:
+            call.refuse(error)
+            return False
+        finally:
+            if machine.tainted:
+                self.reload()
+        return True
+
+    def _query(self, call: IncomingCall, now: int) -> None:
+        machine = self.machine
+        host = self.host
+        host.queries += 1
+        handler = call.handler
+        gc.disable()
+        try:
+            result = machine.query(handler.function, call.args, now, deep=host.settings.debug)
+            if call.format == PICKLE:
+                body = heap.dumps(handler.signature.check_result(result))
+            else:
+                body = handler.signature.encode_result(result)
+            call.answer = Answer("", body, None)
+        except Exception as error:
+            call.answer = Answer("", b"", failure_of(error, debug=host.settings.debug))
+        finally:
+            gc.enable()
+        # What a query saw may not be on disk yet.
+        if self.last_lsn > host.log.tail:
+            host.log.after(self.last_lsn, call)
+        else:
+            call.release(None)
+        if machine.tainted:
+            self.reload()
+
+    # --- a turn
+
+    def _run(self, event: Event, call: IncomingCall | None) -> None:
+        """Take one event: turn, entry, and what follows from it."""
+        host = self.host
+        machine = self.machine
+        if host.quarantine.watched and host.quarantine.stops(self, event, told_event(event), call):
+            return
+        slot = host.slot
+        began = perf_counter_ns()
+        # No collection inside a turn: it would run finalizers at another place at each replay.
+        gc.disable()
+        if slot is not None:
+            slot.begin(machine.address, told_event(event))
+        try:
+            commands = machine.turn(event, host.clock.now_ns(), call.args if call is not None else None)
+        except BaseException as error:
+            # Not the handler's error, which is an answer, but ours: nothing of the turn is written.
+            logger.error("a turn failed inside perdure", object=self.address, exc_info=error)
+            self.drop()
+            if call is not None:
+                call.refuse(Unavailable(f"internal error: {error!r}; nothing of the call was kept"))
+            if not isinstance(error, Exception):
+                raise
+            return
+        finally:
+            if slot is not None:
+                slot.end()
+            gc.enable()
+        host.turns += 1
+        if machine.problems is not None:
+            self._report(machine)
+        self._record(event, commands, call, (perf_counter_ns() - began) // 1000)
+
+    def _record(
+        self, event: Event, commands: list[Command], call: IncomingCall | None, duration_us: int
+    ) -> None:
+        host = self.host
+        machine = self.machine
+        oid = machine.oid
+        seq = machine.seq
+        undone = machine.undone
+        outputs: list[Output] = []
+        messages: list[Message] = []
+        for index, command in enumerate(commands):
+            if type(command) is Answered:
+                waiter = call if call is not None and command.id == call.id else None
+                if waiter is None:
+                    waiter = host.waiting.pop(command.id, None)
+                if waiter is not None:
+                    waiter.answer = self._answer(command, waiter)
+                    outputs.append(waiter)
+                if host.watchers:
+                    host.answered(command, outputs)
+            elif type(command) is Sent:
+                messages.append(Message(MessageId(oid, seq, index), command))
+            elif type(command) is StepAsked:
+                outputs.append(host.effects.output(self, command))
+            elif type(command) is StepDropped:
+                host.effects.drop(oid, command.number)
+        wake_at = self.wake_at if undone else machine.wake_at()
+        entry = Entry(
+            seq,
+            machine.now_ns,
+            host.version,
+            event,
+            [recorded(command) for command in commands],
+            wake_at,
+            duration_us,
+            machine.address if seq == 1 else "",
+            undone,
+        )
+        # The list goes with the entry; an idle object keeps nothing of its last turn.
+        machine.commands = []
+        if call is not None and call.answer is None:
+            call.lsn = host.log.gathering_lsn
+            host.waiting[call.id] = call
+            if call.on_accepted is not None:
+                outputs.append(Acceptance(call))
+        for message in messages:
+            host.log.send(message)
+        self.last_lsn = host.log.append(oid, encode_entry(entry), outputs, source_of(event))
+        if wake_at != self.wake_at:
+            self.wake_at = wake_at
+            if wake_at > 1:
+                host.alarms.set(oid, wake_at)
+        if undone or machine.tainted:
+            self.reload()
+        for message in messages:
+            host.post_message(message)
+        if machine.queue is not None and not undone:
+            self._queued(event)
+
+    def _answer(self, command: Answered, waiter: IncomingCall) -> Answer:
+        if command.ok:
+            return Answer(command.id, command.body, None)
+        failure = decode_failure(command.body)
+        return Answer(command.id, b"", failure)
+
+    def _queued(self, event: Event) -> None:
+        machine = self.machine
+        started = machine.next_call()
+        if started is not None:
+            self.host.post(self, started)
+        elif type(event) is Call and machine.holder is not None:
+            circle = find_circle(machine, event.id, self.host.machine_at)
+            if circle is not None:
+                error = DeadlockError(
+                    "calls wait for each other in a circle: " + " -> ".join([*circle, circle[0]]),
+                    hint="Let one of the classes be reentrant, or tell with perdure.send instead of calling.",
+                )
+                self.host.post(self, Refused(event.id, encode_failure(failure_of(error))))
+
+    def _report(self, machine: Machine) -> None:
+        for problem in machine.problems or ():
+            error = problem.get("exception")
+            logger.warning(
+                problem.get("message", "a task failed"), object=machine.address, seq=machine.seq, exc_info=error
+            )
+        machine.problems = None
+
+    # --- the ways out
+
+    def reload(self) -> None:
+        """Forget this memory and build it again from snapshot and entries."""
+        machine = self.machine
+        self._discard()
+        self.machine = Machine(machine.kind, machine.key, machine.oid, machine.secret)
+        self.state = State.LOADING
+        if self.mailbox is None:
+            self.mailbox = deque()
+        self.load()
+
+    def adopt(self, snapshot: bytes) -> None:
+        """Go on from the copy that the bytes give, as a later load would."""
+        old = self.machine
+        machine = Machine(old.kind, old.key, old.oid, old.secret)
+        heap.load_heap(machine, snapshot)
+        self._discard()
+        self.machine = machine
+
+    def retire(self) -> None:
+        """Leave memory in peace: the snapshot is taken, nothing is waiting."""
+        self.state = State.GONE
+        self._discard()
+
+    def set_aside(self, event: Event, call: IncomingCall | None) -> None:
+        """Leave memory since an event must not run: what waits is refused or kept for later."""
+        host = self.host
+        host.remove(self)
+        self.state = State.QUARANTINED
+        waiting, self.mailbox = self.mailbox or (), None
+        self._discard()
+        refusal = host.quarantine.refusal(self.machine.oid)
+        assert refusal is not None
+        for item in (call, *waiting):
+            if isinstance(item, IncomingCall):
+                item.refuse(refusal)
+        for call_in_flight in host.take_waiting(self.machine.oid):
+            call_in_flight.refuse(refusal)
+
+    def drop(self) -> None:
+        """Forget this memory; the next event makes a new activation."""
+        self.host.remove(self)
+        self.state = State.GONE
+        waiting, self.mailbox = self.mailbox or (), None
+        self._discard()
+        for item in waiting:
+            if isinstance(item, IncomingCall):
+                self.host.call(item)
+            else:
+                self.host.redeliver(self.machine, item)
+
+    def _discard(self) -> None:
+        outer = asyncio._get_running_loop()
+        asyncio._set_running_loop(self.machine)  # type: ignore[arg-type]
+        try:
+            self.machine.discard()
+        finally:
+            asyncio._set_running_loop(outer)
+
+    def evictable(self) -> bool:
+        """Whether it may leave memory now without anything being lost or cut off."""
+        return (
+            self.state is State.ACTIVE
+            and self.mailbox is None
+            and self.last_lsn <= self.host.log.tail
+            and not self.machine.steps
+        )
+
+
+def answer_of(kept: Kept, *, replayed: bool = False) -> Answer:
+    """The answer that an object remembers of a call."""
+    assert kept.answer is not None
+    answered = kept.answer
+    if answered.ok:
+        return Answer(answered.id, answered.body, None, replayed)
+    return Answer(answered.id, b"", decode_failure(answered.body), replayed)
+
+
+def told_event(event: Event) -> bytes:
+    """What an event is, in bytes that are the same if it comes again: for telling which one kills."""
+    if type(event) is Call:
+        return event.handler.encode() + b" " + event.body
+    if type(event) is Fired:
+        return b"timer"
+    return type(event).__name__.lower().encode() + b" " + encode_failure(source_of(event))
+
+

@@ -1,0 +1,178 @@
+"""Checkpoints: entries move from the log into snapshots and history, and the log gets short again.
+
+The order of writes is what makes a crash harmless at any point. First a line is drawn in the log
+(`rotate`) and everything above it is on disk. Then, slice by slice, come snapshots and history
+segments; an entry that is in history and still in the log is recognised by its seq and not run
+twice. Last, one write drops the log above the line and replaces the stored outbox.
+
+A snapshot may be of a later turn than the line; it is written only when that turn is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import structlog
+
+from perdure.clock import NS
+from perdure.errors import OperatorError, StoreUnavailable
+from perdure.host.activation import State
+from perdure.host.snapshots import take_snapshot
+from perdure.journal import codec
+from perdure.ref import parse_address
+from perdure.store.base import Checkpoint, ObjectRow, Segment, Stored
+
+if TYPE_CHECKING:
+    from perdure.host.host import Host
+
+logger = structlog.get_logger("perdure")
+
+SLICE_OBJECTS = 100
+SLICE_BYTES = 256 * 1024
+RETRY_S = 5.0
+
+
+class Checkpointer:
+    """Starts a checkpoint when the tail is long or old, and one at the end."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+        self._task: asyncio.Task[None] | None = None
+        self._wanted = asyncio.Event()
+        self.done = 0
+
+    def start(self) -> None:
+        self._task = asyncio.get_running_loop().create_task(self._watch())
+
+    async def close(self) -> None:
+        """Stop watching, and make a last checkpoint."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        try:
+            await self.run()
+        except OperatorError as error:
+            logger.warning("the last checkpoint failed; the log has everything", error=str(error))
+
+    async def _watch(self) -> None:
+        settings = self._host.settings
+        while True:
+            await asyncio.sleep(0.25)
+            log = self._host.log
+            age_ns = self._host.clock.now_ns() - log.tail_since_ns
+            old = log.tail_since_ns and age_ns > settings.checkpoint_seconds * NS
+            if log.tail_bytes < settings.checkpoint_bytes and not old:
+                continue
+            try:
+                await self.run()
+            except OperatorError as error:
+                logger.warning("a checkpoint failed; it is tried again", error=str(error))
+                await asyncio.sleep(RETRY_S)
+
+    async def run(self) -> None:
+        """One checkpoint. Raises what the store raises; then the log is as long as before."""
+        log = self._host.log
+        if not log.tail_bytes and not self._host.stash and log.idle():
+            return
+        upto = await log.rotate()
+        try:
+            await self._write(upto)
+        except BaseException:
+            log.keep_older()
+            raise
+        log.drop_older(upto)
+        self.done += 1
+
+    async def _write(self, upto: int) -> None:
+        host, log = self._host, self._host.log
+        for oids in self._slices():
+            rows: list[ObjectRow] = []
+            segments: list[Segment] = []
+            lsn = log.tail
+            for oid in oids:
+                segments.append(_segment(oid, log.older_entries[oid]))
+                stored, at = self._snapshot(oid)
+                lsn = max(lsn, at)
+                rows.append(await self._row(oid, segments[-1], stored))
+            await log.durable(lsn)
+            await self._store(Checkpoint(log.part, log.epoch, rows, segments))
+            for row in rows:
+                self._written(row)
+            # The others have their turn between two slices.
+            await asyncio.sleep(0)
+        await self._store(Checkpoint(log.part, log.epoch, upto=upto, outbox=log.outbox_upto(upto)))
+
+    def _slices(self) -> Iterator[list[int]]:
+        slice_: list[int] = []
+        size = 0
+        for oid, entries in list(self._host.log.older_entries.items()):
+            slice_.append(oid)
+            size += sum(map(len, entries))
+            if len(slice_) >= SLICE_OBJECTS or size >= SLICE_BYTES:
+                yield slice_
+                slice_, size = [], 0
+        if slice_:
+            yield slice_
+
+    async def _store(self, slice_: Checkpoint) -> None:
+        if not await self._host.store.checkpoint(slice_):
+            raise StoreUnavailable(f"partition {slice_.part} was taken over by another process")
+
+    def _snapshot(self, oid: int) -> tuple[Stored | None, int]:
+        """A snapshot to write, and the chunk that has to be on disk before it."""
+        host = self._host
+        activation = host.find(oid)
+        if activation is not None and activation.state is State.ACTIVE:
+            stored = take_snapshot(host, activation)
+            return stored, activation.last_lsn if stored is not None else 0
+        return host.stash.get(oid), 0
+
+    async def _row(self, oid: int, segment: Segment, stored: Stored | None) -> ObjectRow:
+        host = self._host
+        entries = host.log.older_entries[oid]
+        last = codec.decode_entry(entries[-1])
+        before = await host.store.load(host.log.part, oid)
+        known = before.row if before is not None else None
+        snapshot = stored.row if stored is not None else None
+        if known is not None:
+            kind, key, created = known.kind, known.key, known.created
+        else:
+            first = codec.decode_entry(entries[0])
+            kind, key = parse_address(first.address)
+            created = first.time
+        status = snapshot.status if snapshot is not None else (known.status if known is not None else "")
+        quarantined = host.quarantine.objects.get(oid)
+        return ObjectRow(
+            oid=oid,
+            kind=kind,
+            key=key,
+            seq=snapshot.seq if snapshot is not None else (known.seq if known is not None else 0),
+            last=segment.last,
+            wake_at=snapshot.wake_at if snapshot is not None else last.wake_at,
+            status="quarantined" if quarantined is not None else status,
+            detail=quarantined or "",
+            created=created,
+            updated=last.time,
+            version=last.version,
+            snapshot=snapshot.snapshot if snapshot is not None else None,
+        )
+
+    def _written(self, row: ObjectRow) -> None:
+        host = self._host
+        activation = host.find(row.oid)
+        if row.snapshot is not None:
+            stash = host.stash.get(row.oid)
+            if stash is not None and stash.row.seq <= row.seq:
+                del host.stash[row.oid]
+            if activation is not None:
+                activation.base_seq = max(activation.base_seq, row.seq)
+        if activation is None and row.oid in host.asleep:
+            host.sleeps_in_store(row.oid)
+
+
+def _segment(oid: int, entries: list[bytes]) -> Segment:
+    first = codec.decode_entry(entries[0]).seq
+    last = codec.decode_entry(entries[-1]).seq
+    return Segment(oid, first, last, codec.write_chunk(codec.frame(oid, body) for body in entries))

@@ -1,0 +1,563 @@
+"""The table of activations: wakes objects, carries messages between them, lets them go.
+
+Outside comes in by `call`; inside events (messages, timers, ends of steps) go through one queue, so
+that a chain of objects calling each other is a loop here and not a recursion. What an object is
+owed survives this process in the log's outbox and in its entries' `wake_at`; `start` takes both
+up again, and so wakes exactly the objects with something to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Coroutine, Mapping
+from typing import NamedTuple, Protocol
+
+import msgspec
+import structlog
+
+from perdure.clock import Clock, RealClock
+from perdure.errors import (
+    CallError,
+    OperatorError,
+    PerdureError,
+    Unavailable,
+    UnknownCall,
+    UnknownKind,
+)
+from perdure.failure import failure_of
+from perdure.host.activation import Activation, State, answer_of
+from perdure.host.alarms import HORIZON_NS, Alarms
+from perdure.host.checkpoint import Checkpointer
+from perdure.host.effects import Effects
+from perdure.host.incoming import Answer, IncomingCall
+from perdure.host.machine import Machine, decode_failure, encode_failure
+from perdure.host.quarantine import Deaths, Quarantine
+from perdure.host.residency import Residency
+from perdure.journal.codec import Message
+from perdure.journal.entry import Answered, Call, Ended, Event, Fired, Reply
+from perdure.journal.identity import oid_of, oid_of_call
+from perdure.journal.log import Output, PartitionLog, source_of
+from perdure.object import Kind
+from perdure.ref import parse_address
+from perdure.settings import Settings
+from perdure.store.base import Layout, Store, Stored
+
+logger = structlog.get_logger("perdure")
+
+# Inside events in one pass of the loop, after which sockets get their turn again.
+EVENTS_A_PASS = 256
+
+
+class Slot(Protocol):
+    """Where the turn that runs is written down for the supervisor (supervisor/slot.py)."""
+
+    def begin(self, address: str, event: bytes) -> None: ...
+
+    def end(self) -> None: ...
+
+
+class HostStats(NamedTuple):
+    """Figures for metrics; counters since the start of the process."""
+
+    live: int
+    turns: int
+    queries: int
+    replayed: int
+    waiting: int
+    """Calls from outside without an answer yet."""
+    outbox: int
+    tail_bytes: int
+    commits: int
+    entries: int
+    hibernated: int
+    evicted: int
+    checkpoints: int
+    steps_running: int
+    alarms: int
+    quarantined: int
+
+
+class Host:
+    """Runs the objects of this process. One for a node; used from its event loop's thread alone."""
+
+    def __init__(
+        self,
+        kinds: Mapping[str, Kind],
+        settings: Settings,
+        store: Store,
+        layout: Layout,
+        version: str,
+        *,
+        clock: Clock | None = None,
+        slot: Slot | None = None,
+        deaths: Deaths | None = None,
+        on_lost: Callable[[OperatorError], None] = lambda error: None,
+    ) -> None:
+        self.kinds = dict(kinds)
+        self.settings = settings
+        self.store = store
+        self.layout = layout
+        self.version = version
+        self.clock: Clock = clock if clock is not None else RealClock()
+        self.slot = slot
+        self.log: PartitionLog
+        self.alarms = Alarms(self.clock, self._ring)
+        self.effects = Effects(self)
+        self.quarantine = Quarantine(self, deaths)
+        self.residency = Residency(self)
+        self.checkpointer = Checkpointer(self)
+        self.waiting: dict[str, IncomingCall] = {}
+        """Calls from outside that are on their way, by id."""
+        self.watchers: dict[str, list[Callable[[Answer], None]]] = {}
+        """Who else wants the answer of a call."""
+        self.stash: dict[int, Stored] = {}
+        """Snapshots of hibernated objects that the next checkpoint writes."""
+        self.asleep: dict[int, int] = {}
+        """Objects not in memory that have to be woken before long: when."""
+        self.draining = False
+        self.turns = 0
+        self.queries = 0
+        self.replayed = 0
+        self._on_lost = on_lost
+        self._table: dict[str, dict[str, Activation]] = {name: {} for name in kinds}
+        self._by_oid: dict[int, Activation] = {}
+        self._events: deque[tuple[int, Event] | Message] = deque()
+        self._pumping = False
+        self._pump_scheduled = False
+        self._unique = 0
+        self._boot = ""
+        self._scan: asyncio.Task[None] | None = None
+        self._writes: set[asyncio.Task[None]] = set()
+
+    # --- start and stop
+
+    async def start(self) -> None:
+        """Become the owner and take up what the last one left."""
+        claim = (await self.store.claim([0]))[0]
+        self._boot = f"{claim.epoch:x}." + self.clock.random_bytes(9).hex()
+        self.log = PartitionLog(self.store, claim, self.clock, self._broken, self._lost)
+        wake: dict[int, int] = {}
+        for oid, entry in self.log.recover(await self.store.tail(0, claim.checkpoint)):
+            wake[oid] = entry.wake_at
+        await self.quarantine.start()
+        await self._scan_due(skip=wake.keys())
+        for oid, wake_at in wake.items():
+            self._sleeps(oid, wake_at)
+        for _, message in list(self.log.outbox.values()):
+            self._events.append(message)
+        self.residency.start()
+        self.checkpointer.start()
+        self._scan = asyncio.get_running_loop().create_task(self._keep_scanning())
+        self._schedule_pump()
+
+    async def drain(self) -> None:
+        """Take nothing new, let what runs come to disk, and snapshot everything."""
+        self.draining = True
+        self.alarms.close()
+        if self._scan is not None:
+            self._scan.cancel()
+        self.residency.close()
+        await self.effects.close()
+        await asyncio.gather(*self._writes, return_exceptions=True)
+        await self.log.durable(self.log.gathering_lsn - (1 if self.log.idle() else 0))
+        await self.checkpointer.close()
+
+    # --- objects
+
+    def call(self, call: IncomingCall) -> None:
+        """Bring a call from outside to its object; its `on_answer` is called exactly once."""
+        activation = self._table[call.kind.name].get(call.key)
+        if activation is None:
+            oid = oid_of(call.kind.name, call.key)
+            stopped = self.quarantine.refusal(oid)
+            if stopped is not None:
+                call.refuse(stopped)
+                return
+            activation = self._activate(call.kind, call.key, oid)
+        activation.call(call)
+        if self._events and not self._pumping:
+            self._pump()
+
+    def _activate(self, kind: Kind, key: str, oid: int) -> Activation:
+        activation = Activation(self, kind, key, oid)
+        self._table[kind.name][key] = activation
+        self._by_oid[oid] = activation
+        activation.load()
+        return activation
+
+    def activated(self, activation: Activation) -> None:
+        """A load has come to its end."""
+        self.replayed += activation.replayed
+        self.asleep.pop(activation.machine.oid, None)
+        self.residency.add(activation)
+
+    def remove(self, activation: Activation) -> None:
+        """Take an activation out of the table."""
+        machine = activation.machine
+        table = self._table[machine.kind.name]
+        if table.get(machine.key) is activation:
+            del table[machine.key]
+        if self._by_oid.get(machine.oid) is activation:
+            del self._by_oid[machine.oid]
+
+    def left(self, activation: Activation) -> None:
+        """An activation has hibernated or was evicted: remember when to wake it."""
+        self.remove(activation)
+        self._sleeps(activation.machine.oid, activation.wake_at)
+
+    def _sleeps(self, oid: int, wake_at: int) -> None:
+        if wake_at:
+            self.asleep[oid] = wake_at
+            self.alarms.set(oid, wake_at)
+        else:
+            self.asleep.pop(oid, None)
+
+    def sleeps_in_store(self, oid: int) -> None:
+        """A sleeping object's row is written: far ahead of its time it needs no memory here."""
+        if self.asleep[oid] > self.clock.now_ns() + HORIZON_NS:
+            del self.asleep[oid]
+
+    def take_up(self, oid: int) -> None:
+        """Give an object that is back what it is owed: its own work, and messages that wait."""
+        for _, message in list(self.log.outbox.values()):
+            if oid_of(*parse_address(message.sent.to)) == oid:
+                self._events.append(message)
+        self._wake_for(oid, None)
+        self._schedule_pump()
+
+    def write_later(self, write: Coroutine[None, None, None]) -> None:
+        """Run a write of the store that nobody waits for."""
+        task = asyncio.get_running_loop().create_task(write)
+        self._writes.add(task)
+        task.add_done_callback(self._written)
+
+    def _written(self, task: asyncio.Task[None]) -> None:
+        self._writes.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            logger.error("a write to the store failed", exc_info=task.exception())
+
+    def find(self, oid: int) -> Activation | None:
+        """The activation of an object, if it is in memory."""
+        return self._by_oid.get(oid)
+
+    def machine_at(self, address: str) -> Machine | None:
+        """The machine of an object, if it is in memory and loaded."""
+        kind, key = parse_address(address)
+        activation = self._table.get(kind, {}).get(key)
+        if activation is None or activation.state is not State.ACTIVE:
+            return None
+        return activation.machine
+
+    def live(self) -> list[Activation]:
+        """All activations."""
+        return list(self._by_oid.values())
+
+    @property
+    def live_count(self) -> int:
+        return len(self._by_oid)
+
+    async def wake(self, oid: int) -> Activation | None:
+        """The activation of an object that exists, loaded; None if there is no such object."""
+        activation = self._by_oid.get(oid)
+        if activation is None:
+            identity = await self._identity(oid)
+            if identity is None or identity[0] not in self.kinds:
+                return None
+            stopped = self.quarantine.refusal(oid)
+            if stopped is not None:
+                raise stopped
+            activation = self._by_oid.get(oid) or self._activate(self.kinds[identity[0]], identity[1], oid)
+        while activation.state is State.LOADING:
+            await asyncio.sleep(0)
+        return activation if activation.state is State.ACTIVE else None
+
+    async def _identity(self, oid: int) -> tuple[str, str] | None:
+        """(kind, key) of an object that exists: from its row, or from its first entry."""
+        stash = self.stash.get(oid)
+        stored = stash if stash is not None else await self.store.load(self.log.part, oid)
+        if stored is not None:
+            return stored.row.kind, stored.row.key
+        address = self.log.first_address(oid)
+        return parse_address(address) if address is not None else None
+
+    # --- events from inside
+
+    def post(self, activation: Activation, event: Event) -> None:
+        """An event for an object of this partition, to be taken after those before it."""
+        self._events.append((activation.machine.oid, event))
+        self._schedule_pump()
+
+    def post_message(self, message: Message) -> None:
+        """A message between objects; it is in the outbox already."""
+        self._events.append(message)
+        self._schedule_pump()
+
+    def redeliver(self, machine: Machine, event: Event) -> None:
+        """An event that an activation had not taken when it went."""
+        self._events.append((machine.oid, event))
+        self._schedule_pump()
+
+    def _schedule_pump(self) -> None:
+        if not self._pumping and not self._pump_scheduled:
+            self._pump_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pump)
+
+    def _pump(self) -> None:
+        self._pump_scheduled = False
+        if self._pumping:
+            return
+        if self.log.refusing:
+            # The disk is full: what waits is safe in the outbox and in the objects' entries.
+            if self._events:
+                self._pump_scheduled = True
+                asyncio.get_running_loop().call_later(0.5, self._pump)
+            return
+        self._pumping = True
+        try:
+            for _ in range(EVENTS_A_PASS):
+                if not self._events or self.log.refusing:
+                    break
+                item = self._events.popleft()
+                if type(item) is Message:
+                    self._deliver(item)
+                else:
+                    oid, event = item  # type: ignore[misc]
+                    self._hand(oid, event)
+        finally:
+            self._pumping = False
+        if self._events:
+            self._schedule_pump()
+
+    def _hand(self, oid: int, event: Event) -> None:
+        activation = self._by_oid.get(oid)
+        if activation is not None:
+            activation.event(event)
+        else:
+            self._wake_for(oid, event)
+
+    def _wake_for(self, oid: int, event: Event | None) -> None:
+        """Wake an object known by its number alone, and give it an event."""
+        stored = self.stash.get(oid)
+        if stored is None:
+            future = self.store.load(self.log.part, oid)
+            if not future.done():
+                future.add_done_callback(lambda done: self._woken(oid, event, done.result()))
+                return
+            stored = future.result()
+        self._woken(oid, event, stored)
+
+    def _woken(self, oid: int, event: Event | None, stored: Stored | None) -> None:
+        if self.quarantine.refusal(oid) is not None:
+            return
+        if stored is not None:
+            kind, key = stored.row.kind, stored.row.key
+        else:
+            address = self.log.first_address(oid)
+            if address is None:
+                return
+            kind, key = parse_address(address)
+        if kind not in self.kinds:
+            logger.warning("an object has something to do, but its class is not served", object=f"{kind}/{key}")
+            return
+        activation = self._by_oid.get(oid) or self._activate(self.kinds[kind], key, oid)
+        if event is not None:
+            activation.event(event)
+
+    def _deliver(self, message: Message) -> None:
+        to = message.sent.to
+        kind, key = parse_address(to)
+        table = self._table.get(kind)
+        if table is None:
+            self._undeliverable(message, kind)
+            return
+        event = msgspec.structs.replace(message.sent.event, source=message.source)
+        activation = table.get(key)
+        if activation is None:
+            oid = oid_of(kind, key)
+            if self.quarantine.refusal(oid) is not None:
+                # It stays in the outbox, and is delivered when the object is back.
+                return
+            activation = self._activate(self.kinds[kind], key, oid)
+        activation.event(event)
+
+    def _undeliverable(self, message: Message, kind: str) -> None:
+        event = message.sent.event
+        if isinstance(event, Call) and event.answer_to:
+            # Returned to the sender, which takes the message out of the outbox with its own entry.
+            error = UnknownKind(f"no class {kind!r} is served here")
+            reply = Reply(event.answer_to, False, encode_failure(failure_of(error)), message.source)
+            self._hand(message.source.oid, reply)
+            return
+        logger.warning("a message waits: its class is not served", to=message.sent.to)
+
+    # --- timers
+
+    def _ring(self, oid: int, when: int) -> None:
+        activation = self._by_oid.get(oid)
+        if activation is None:
+            if self.asleep.get(oid) == when:
+                self._wake_for(oid, None)
+        elif activation.state is State.LOADING:
+            return
+        elif activation.wake_at == when and when > 1:
+            activation.event(Fired())
+            if self._events:
+                self._schedule_pump()
+
+    async def _keep_scanning(self) -> None:
+        while True:
+            await asyncio.sleep(HORIZON_NS / 2e9)
+            try:
+                await self._scan_due(skip=self._by_oid.keys() | self.log.dirty())
+            except OperatorError as error:
+                logger.warning("looking for due timers failed; it is tried again", error=str(error))
+
+    async def _scan_due(self, skip: object) -> None:
+        before = self.clock.now_ns() + HORIZON_NS
+        limit = 100_000
+        rows = await self.store.due([self.log.part], before, limit)
+        for row in rows:
+            if row.oid not in skip and row.kind in self.kinds:  # type: ignore[operator]
+                self._sleeps(row.oid, row.wake_at)
+
+    # --- answers
+
+    def unique(self) -> str:
+        """The second half of a call id: never given twice, and not to be guessed."""
+        self._unique += 1
+        return f"{self._boot}.{self._unique:x}"
+
+    def watch(self, call_id: str, on_answer: Callable[[Answer], None]) -> None:
+        """Be called with the answer of a call that runs."""
+        self.watchers.setdefault(call_id, []).append(on_answer)
+
+    def answered(self, answered: Answered, outputs: list[Output]) -> None:
+        """Put those who watch a call behind the gate of its answer."""
+        for on_answer in self.watchers.pop(answered.id, ()):
+            failure = None if answered.ok else decode_failure(answered.body)
+            outputs.append(_Watched(on_answer, Answer(answered.id, answered.body if answered.ok else b"", failure)))
+
+    def take_waiting(self, oid: int) -> list[IncomingCall]:
+        """Calls in flight of an object that will not answer them any more."""
+        prefix = f"{oid:016x}-"
+        return [self.waiting.pop(id_) for id_ in list(self.waiting) if id_.startswith(prefix)]
+
+    async def find_call(self, call_id: str, wait_s: float = 0.0) -> Answer | None:
+        """The answer of a call; None while it runs. Raises UnknownCall.
+
+        Waits up to `wait_s` seconds for it.
+        """
+        activation = await self.wake(oid_of_call(call_id))
+        if activation is None:
+            raise UnknownCall(f"no call {call_id!r} is known")
+        machine = activation.machine
+        kept = (machine.kept or {}).get(call_id)
+        if kept is not None and kept.answer is not None and kept.expires >= self.clock.now_ns():
+            await self.log.durable(activation.last_lsn)
+            return answer_of(kept)
+        if kept is None and call_id not in (machine.running or {}):
+            raise UnknownCall(
+                f"no call {call_id!r} is known", hint="A result is kept for calls with Prefer: respond-async."
+            )
+        if wait_s <= 0:
+            return None
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self.watch(call_id, lambda answer: None if future.done() else future.set_result(answer))
+        try:
+            async with asyncio.timeout(wait_s):
+                return await future
+        except TimeoutError:
+            return None
+
+    async def delete(self, kind: str, key: str) -> None:
+        """End an object; returns when that is on disk. Raises what the store raises."""
+        oid = oid_of(kind, key)
+        if await self._identity(oid) is None and oid not in self._by_oid:
+            return
+        self.quarantine.release(oid)
+        activation = self._by_oid.get(oid) or self._activate(self.kinds[kind], key, oid)
+        while activation.state is State.LOADING:
+            await asyncio.sleep(0)
+        if activation.state is State.ACTIVE:
+            activation.event(Ended())
+            await self.log.durable(activation.last_lsn)
+
+    def unavailable(self) -> CallError:
+        """Why nothing can be written at the moment."""
+        if self.draining:
+            return Unavailable("the node is shutting down", hint="Try again in a moment.")
+        return Unavailable("the disk is full", hint="It is accepted again when there is room.")
+
+    # --- faults
+
+    def _broken(self, error: PerdureError) -> None:
+        """A commit failed: forget every memory that is ahead of the disk."""
+        lost = [activation for activation in self._by_oid.values() if activation.last_lsn > self.log.tail]
+        logger.error("a commit failed", error=str(error), objects=len(lost))
+        # Messages that senders no longer know of must not arrive: start again from the outbox.
+        self._events = deque(item for item in self._events if type(item) is not Message)
+        for activation in self.live():
+            if activation.mailbox:
+                activation.mailbox = deque(
+                    item
+                    for item in activation.mailbox
+                    if isinstance(item, IncomingCall) or source_of(item) is None
+                )
+        for activation in lost:
+            oid = activation.machine.oid
+            for call in [call for call in self.waiting.values() if call.lsn > self.log.tail]:
+                self.waiting.pop(call.id, None)
+                call.refuse(error)
+            activation.drop()
+            last = self.log.last_entry(oid)
+            if last is not None:
+                self._sleeps(oid, last.wake_at)
+            else:
+                self._sleeps(oid, 1)
+        for _, message in list(self.log.outbox.values()):
+            self._events.append(message)
+        self._schedule_pump()
+
+    def _lost(self, error: OperatorError) -> None:
+        """The outcome of a commit is unknown, or the partition is somebody else's."""
+        self.draining = True
+        self._on_lost(error)
+
+    # --- figures
+
+    def stats(self) -> HostStats:
+        log = self.log
+        return HostStats(
+            live=len(self._by_oid),
+            turns=self.turns,
+            queries=self.queries,
+            replayed=self.replayed,
+            waiting=len(self.waiting),
+            outbox=len(log.outbox),
+            tail_bytes=log.tail_bytes,
+            commits=log.commits,
+            entries=log.entries,
+            hibernated=self.residency.hibernated,
+            evicted=self.residency.evicted,
+            checkpoints=self.checkpointer.done,
+            steps_running=self.effects.running,
+            alarms=len(self.alarms),
+            quarantined=len(self.quarantine.objects),
+        )
+
+
+class _Watched:
+    """The output of somebody who watches a call."""
+
+    __slots__ = ("answer", "on_answer")
+
+    def __init__(self, on_answer: Callable[[Answer], None], answer: Answer) -> None:
+        self.on_answer = on_answer
+        self.answer = answer
+
+    def release(self, error: PerdureError | None) -> None:
+        if error is not None:
+            self.on_answer(Answer(self.answer.call_id, b"", failure_of(error)))
+        else:
+            self.on_answer(self.answer)

@@ -1,0 +1,107 @@
+"""A call from outside on its way to a turn, and the answer on its way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from perdure.errors import PerdureError
+from perdure.failure import Failure, failure_of
+from perdure.journal.entry import JSON
+from perdure.object import Handler, Kind
+from perdure.serde import Arguments
+
+
+class Answer(NamedTuple):
+    """What a call came to. It may leave: what it rests on is durable."""
+
+    call_id: str
+    body: bytes
+    """The result as JSON (pickled for a pickled call); empty if it failed."""
+    failure: Failure | None
+    replayed: bool = False
+    """It is the remembered answer of an earlier call with the same idempotency key."""
+
+
+class IncomingCall:
+    """One call from outside. `on_answer` is called exactly once, from the event loop.
+
+    `body` are the bytes to journal, `args` the same decoded. With `idempotency_key` or `keep` the
+    result stays to be asked for; `on_accepted` is called with the call's id once the call is on
+    disk, and with None never: if the call is refused, `on_answer` alone says so.
+    """
+
+    __slots__ = (
+        "answer",
+        "args",
+        "body",
+        "format",
+        "handler",
+        "id",
+        "idempotency_key",
+        "keep",
+        "key",
+        "kind",
+        "lsn",
+        "on_accepted",
+        "on_answer",
+        "principal",
+    )
+
+    def __init__(
+        self,
+        kind: Kind,
+        key: str,
+        handler: Handler,
+        args: Arguments,
+        body: bytes,
+        on_answer: Callable[[Answer], None],
+        *,
+        format: int = JSON,
+        principal: Any = None,
+        idempotency_key: str | None = None,
+        keep: bool = False,
+        on_accepted: Callable[[str], None] | None = None,
+    ) -> None:
+        self.kind = kind
+        self.key = key
+        self.handler = handler
+        self.args = args
+        self.body = body
+        self.on_answer = on_answer
+        self.format = format
+        self.principal = principal
+        self.idempotency_key = idempotency_key
+        self.keep = keep
+        self.on_accepted = on_accepted
+        self.id = ""
+        self.lsn = 0
+        self.answer: Answer | None = None
+
+    def refuse(self, error: BaseException) -> None:
+        """Answer with an error; nothing ran, or nothing of it is left."""
+        self.on_answer(Answer(self.id, b"", failure_of(error)))
+
+    # --- as an output behind the gate (journal/log.py)
+
+    def release(self, error: PerdureError | None) -> None:
+        """The entry behind the answer is durable, or (with an error) never will be."""
+        if error is not None:
+            self.refuse(error)
+            return
+        assert self.answer is not None
+        self.on_answer(self.answer)
+
+
+class Acceptance:
+    """The output that tells a caller its call is on disk, while the call still runs."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: IncomingCall) -> None:
+        self.call = call
+
+    def release(self, error: PerdureError | None) -> None:
+        # On an error the call itself is refused, by whoever holds it as waiting.
+        if error is None and self.call.on_accepted is not None:
+            self.call.on_accepted(self.call.id)

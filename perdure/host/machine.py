@@ -1,0 +1,699 @@
+"""The machine of one object: events in, commands out, and no I/O in between.
+
+Given the same snapshot and the same entries it comes to the same state and asks for the same
+things. Everything that is remembered rests on that; so nothing here reads a clock, a disk or
+chance, and what host, gateway and journal do stands outside. Live turns and replayed turns run
+the same code: `turn` for an event, `skip` for a turn that was undone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import heapq
+from collections import deque
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+
+from perdure.errors import (
+    CallError,
+    Conflict,
+    HandlerError,
+    NotSerializable,
+    ReadOnlyError,
+    UnknownHandler,
+)
+from perdure.failure import Failure, exception_of, failure_of
+from perdure.host.chance import Chance
+from perdure.host.loop import ObjectLoop, TimerHandle
+from perdure.host.task import Future, Task
+from perdure.inside import Current
+from perdure.journal.entry import (
+    PICKLE,
+    Answered,
+    Call,
+    Command,
+    Ended,
+    Event,
+    Fired,
+    Refused,
+    Reply,
+    Sent,
+    Skipped,
+    Started,
+    StepAsked,
+    StepDone,
+    StepDropped,
+)
+from perdure.journal.identity import call_id, oid_of
+from perdure.object import Kind, Object
+from perdure.ref import Ref, format_address, parse_address
+from perdure.serde import Arguments
+from perdure.suspend import heap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_get_running_loop = asyncio._get_running_loop
+_set_running_loop = asyncio._set_running_loop
+
+encode_failure = msgspec.json.Encoder().encode
+decode_failure = msgspec.json.Decoder(Failure).decode
+
+
+class Running:
+    """A call whose handler has begun and not ended (or that waits in the queue to begin)."""
+
+    __slots__ = ("event", "since", "task")
+
+    def __init__(self, event: Call, since: int) -> None:
+        self.event = event
+        self.since = since
+        self.task: Task | None = None
+
+
+class Asked:
+    """A call this object made, whose answer has not come."""
+
+    __slots__ = ("by", "call_id", "future", "handler", "since", "to")
+
+    def __init__(self, future: Future, to: str, handler: str, since: int, call_id: str, by: str) -> None:
+        self.future = future
+        self.to = to
+        self.handler = handler
+        self.since = since
+        self.call_id = call_id
+        """The id it has there."""
+        self.by = by
+        """The id of the call here that made it; empty for a task that outlived its call."""
+
+
+class Waited:
+    """A step that was asked for and has not ended."""
+
+    __slots__ = ("asked", "future", "since")
+
+    def __init__(self, future: Future, asked: StepAsked, since: int) -> None:
+        self.future = future
+        self.asked = asked
+        self.since = since
+
+
+class Kept:
+    """What is remembered of a call so that its id can be asked for, or come a second time."""
+
+    __slots__ = ("answer", "digest", "expires")
+
+    def __init__(self, digest: int, expires: int, answer: Answered | None) -> None:
+        self.digest = digest
+        self.expires = expires
+        self.answer = answer
+        """None while it runs."""
+
+
+class Machine(ObjectLoop):
+    """The durable memory of one object, and the rules by which an event changes it."""
+
+    __slots__ = (
+        "_chance",
+        "asked",
+        "commands",
+        "creating",
+        "dead",
+        "holder",
+        "instance",
+        "kept",
+        "key",
+        "kind",
+        "oid",
+        "queue",
+        "read_only",
+        "running",
+        "secret",
+        "seq",
+        "steps",
+        "tainted",
+        "undone",
+    )
+
+    is_object_loop: ClassVar[bool] = True
+
+    def __init__(self, kind: Kind, key: str, oid: int, secret: bytes) -> None:
+        super().__init__()
+        self.kind = kind
+        self.key = key
+        self.oid = oid
+        self.secret = secret
+        self.seq = 0
+        self.instance: Object | None = None
+        """None before the first call, and after the object was deleted."""
+        self.creating = False
+        """`on_create` is suspended; calls wait for it."""
+        self.running: dict[str, Running] | None = None
+        self.holder: Running | None = None
+        """The call that holds a `reentrant=False` object."""
+        self.queue: deque[Running] | None = None
+        """Calls that were taken in and have not begun."""
+        self.asked: dict[int, Asked] | None = None
+        self.steps: dict[int, Waited] | None = None
+        self.kept: dict[str, Kept] | None = None
+        self.commands: list[Command] = []
+        self.undone = False
+        """The turn that just ran was an atomic call that raised; only its answer counts."""
+        self.tainted = False
+        """A query changed something: this memory must not be used any further."""
+        self.read_only = False
+        self.dead = False
+        """Its suspended code is being dropped; whatever that still asks for is swallowed."""
+        self._chance: Chance | None = None
+
+    @property
+    def address(self) -> str:
+        return format_address(self.kind.name, self.key)
+
+    # --- a turn
+
+    def turn(self, event: Event, time_ns: int, arguments: Arguments | None = None) -> list[Command]:
+        """Run one event until all code waits, and give what was asked for.
+
+        `arguments` are those of a call where they are decoded already.
+        """
+        self.seq += 1
+        if time_ns > self.now_ns:
+            self.now_ns = time_ns
+        self._chance = None
+        self.undone = False
+        commands = self.commands = []
+        outer = _get_running_loop()
+        _set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            if type(event) is Call:
+                self._call(event, arguments)
+            else:
+                _EVENTS[type(event)](self, event)
+            if self.ready and not self.undone:
+                self.drain()
+        finally:
+            if self.ready:
+                self.ready.clear()
+            _set_running_loop(outer)
+        if self.undone:
+            commands[:] = commands[-1:]
+        return commands
+
+    def skip(self, event: Event, time_ns: int, commands: list[Command]) -> None:
+        """Count a turn that was undone: of the call nothing is left but its answer."""
+        self.seq += 1
+        if time_ns > self.now_ns:
+            self.now_ns = time_ns
+        call = event
+        if type(event) is Started:
+            assert self.queue is not None
+            call = self.queue.popleft().event
+            self.queue = self.queue or None
+        assert type(call) is Call
+        for command in commands:
+            if type(command) is Answered:
+                self._keep(call, command)
+
+    def wake_at(self) -> int:
+        """When there is something to do without being asked: 0 never, 1 at once, else a time."""
+        if self.steps or self.next_call() is not None:
+            return 1
+        return self.next_timer_ns()
+
+    def next_call(self) -> Started | None:
+        """The event that begins the first call of the queue, if it may begin."""
+        if self.queue is None or self.holder is not None or self.creating:
+            return None
+        return Started(self.queue[0].event.id)
+
+    def quiescent(self) -> bool:
+        """Whether no code is suspended: then the object is plain data."""
+        return not (self.tasks or self.running or self.asked or self.steps or self.queue or self.creating)
+
+    # --- events
+
+    def _call(self, event: Call, arguments: Arguments | None) -> None:
+        call = Running(event, self.now_ns)
+        if event.keep_ns:
+            self._keep(event, None)
+        if self.instance is None and not self._create(call):
+            return
+        if self.creating or self.holder is not None or (self.queue is not None and not self.kind.reentrant):
+            if self.queue is None:
+                self.queue = deque()
+            self.queue.append(call)
+            return
+        self._begin(call, arguments)
+
+    def _started(self, event: Started) -> None:
+        # It may come late: the host asked for it before something else changed the queue.
+        if self.next_call() != event:
+            return
+        assert self.queue is not None
+        call = self.queue.popleft()
+        self.queue = self.queue or None
+        self._begin(call, None)
+
+    def _create(self, call: Running) -> bool:
+        try:
+            self.instance = self.kind.fresh(self.key)
+            if not self.kind.creates:
+                return True
+            task = Task(self.instance.on_create(), self, contextvars.Context(), "on_create")
+            task.context.run(task.step)
+            if task.done():
+                task.result()
+                return True
+        except Exception as error:
+            # What __init__ or on_create asked for before it raised must not stand without an
+            # object: the whole turn is undone, and the caller learns why.
+            self._undo(call, error)
+            return False
+        self.creating = True
+        self.remember(task)
+        task.add_done_callback(self._created)
+        return True
+
+    def _created(self, task: asyncio.Future[Any]) -> None:
+        self.creating = False
+        error = asyncio.CancelledError("on_create was cancelled") if task.cancelled() else task.exception()
+        if error is None:
+            return
+        failure = failure_of(error)
+        for call in self.queue or ():
+            self._answer(call.event, None, failure, error)
+        self._forget_everything()
+
+    def _begin(self, call: Running, arguments: Arguments | None) -> None:
+        """Run a handler to its end or to its first wait."""
+        event = call.event
+        handler = self.kind.handlers.get(event.handler)
+        if handler is None:
+            error = UnknownHandler(f"{self.kind.name} has no handler {event.handler!r}")
+            self._answer(event, None, failure_of(error), error)
+            return
+        signature = handler.signature
+        self.call = call
+        try:
+            if arguments is None:
+                if event.format == PICKLE:
+                    args, kwargs = heap.loads(event.body)
+                    args, kwargs = signature.bind(args, kwargs)
+                else:
+                    args, kwargs = signature.decode_json(event.body)
+            else:
+                args, kwargs = arguments
+            if not handler.awaits:
+                context = contextvars.Context()
+                result = context.run(handler.function, self.instance, *args, **kwargs)
+                self._answer(event, result, None, None)
+                return
+            task = Task(handler.function(self.instance, *args, **kwargs), self, contextvars.Context())
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
+            self._failed(call, error, undo=handler.atomic)
+            return
+        task.context.run(task.step)
+        if task.done():
+            if task.cancelled():
+                self._failed(call, asyncio.CancelledError(), undo=handler.atomic)
+            elif (raised := task.exception()) is not None:
+                self._failed(call, raised, undo=handler.atomic)
+            else:
+                self._answer(event, task.result(), None, None)
+            return
+        call.task = task
+        if self.running is None:
+            self.running = {}
+        self.running[event.id] = call
+        if not self.kind.reentrant:
+            self.holder = call
+        self.remember(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Future[Any]) -> None:
+        """The handler of a call has come to its end in a later turn than it began."""
+        assert isinstance(task, Task)
+        call: Running = task.call
+        event = call.event
+        if self.running is None or self.running.get(event.id) is not call:
+            return
+        del self.running[event.id]
+        if not self.running:
+            self.running = None
+        if self.holder is call:
+            self.holder = None
+        if task.cancelled():
+            self._failed(call, asyncio.CancelledError(), undo=False)
+        elif (error := task.exception()) is not None:
+            self._failed(call, error, undo=False)
+        else:
+            self._answer(event, task.result(), None, None)
+
+    def _failed(self, call: Running, error: BaseException, *, undo: bool) -> None:
+        if undo:
+            self._undo(call, error)
+        else:
+            self._answer(call.event, None, failure_of(error), error)
+
+    def _undo(self, call: Running, error: BaseException) -> None:
+        self.undone = True
+        self._answer(call.event, None, failure_of(error), error)
+
+    def _reply(self, event: Reply) -> None:
+        asked = self.asked.pop(event.number, None) if self.asked else None
+        if not self.asked:
+            self.asked = None
+        if asked is not None:
+            _resolve(asked.future, event.ok, event.body)
+
+    def _fired(self, event: Fired) -> None:
+        self.fire_timers()
+
+    def _step_done(self, event: StepDone) -> None:
+        waited = self.steps.pop(event.number, None) if self.steps else None
+        if not self.steps:
+            self.steps = None
+        if waited is not None:
+            _resolve(waited.future, event.ok, event.body)
+
+    def _refused(self, event: Refused) -> None:
+        for call in self.queue or ():
+            if call.event.id == event.id:
+                assert self.queue is not None
+                self.queue.remove(call)
+                self.queue = self.queue or None
+                failure = decode_failure(event.failure)
+                self._answer(call.event, None, failure, exception_of(failure))
+                return
+
+    def _end(self, event: Ended) -> None:
+        if self.instance is not None:
+            error = Conflict(f"{self.address} was deleted while the call was under way")
+            failure = failure_of(error)
+            for call in [*(self.running or {}).values(), *(self.queue or ())]:
+                self._answer(call.event, None, failure, error)
+            for number in self.steps or ():
+                self.commands.append(StepDropped(number))
+            self._forget_everything()
+        if event.answer_to:
+            self.commands.append(Sent(event.caller, Reply(event.answer_to, True, heap.dumps(None))))
+
+    def _skipped(self, event: Skipped) -> None:
+        """The event counts as handled and nothing of it runs; a caller hears that it was refused."""
+        if event.what == "timer":
+            while self.timers and self.timers[0].when_ns <= self.now_ns:
+                heapq.heappop(self.timers)
+            self.timers = self.timers or None
+        if event.answer_to:
+            failure = encode_failure(failure_of(skipped_error(self.address)))
+            self.commands.append(Sent(event.caller, Reply(event.answer_to, False, failure)))
+
+    def _forget_everything(self) -> None:
+        # The numbers go on, so that ids of a former life are never given again.
+        self.discard()
+        self.instance = None
+        self.timers = None
+        self.cancelled_timers = 0
+        self.tasks = None
+        self.running = self.asked = self.steps = self.kept = None
+        self.holder = self.queue = None
+        self.creating = False
+
+    # --- answers
+
+    def _answer(self, event: Call, result: Any, failure: Failure | None, error: BaseException | None) -> None:
+        """Ask for the answer of a call to be given: the last thing a call does."""
+        pickled = event.format == PICKLE
+        body = b""
+        if failure is None:
+            try:
+                # Both check the annotation; what the caller gets is what the class promises.
+                handler = self.kind.handlers[event.handler]
+                if pickled:
+                    body = heap.dumps(handler.signature.check_result(result))
+                else:
+                    body = handler.signature.encode_result(result)
+            except Exception as unfit:
+                failure, error = failure_of(unfit), unfit
+        if event.answer_to:
+            ok = failure is None
+            reply = Reply(event.answer_to, ok, body if ok else pickled_failure(failure, error))
+            self.commands.append(Sent(event.caller, reply))
+            return
+        if event.caller:
+            if failure is not None:
+                self.call_exception_handler(
+                    {"message": f"{event.handler}, sent by {event.caller}, failed", "exception": error}
+                )
+            answer = Answered(event.id, failure is None, b"")
+        elif failure is None:
+            answer = Answered(event.id, True, body)
+        else:
+            body = pickled_failure(failure, error) if pickled else encode_failure(failure)
+            answer = Answered(event.id, False, body)
+        self.commands.append(answer)
+        if event.keep_ns:
+            self._keep(event, answer)
+
+    def _keep(self, event: Call, answer: Answered | None) -> None:
+        kept = self.kept
+        if kept is None:
+            kept = self.kept = {}
+        # In the order of their making, which is that of their expiry but for mixed retentions;
+        # what is behind a longer-lived one goes a little later.
+        while kept and (oldest := next(iter(kept))) and kept[oldest].expires < self.now_ns:
+            del kept[oldest]
+        if not event.keep_ns:
+            return
+        known = kept.get(event.id)
+        if known is None:
+            kept[event.id] = Kept(event.digest, self.now_ns + event.keep_ns, answer)
+        else:
+            known.answer = answer
+            known.expires = self.now_ns + event.keep_ns
+
+    # --- queries
+
+    def query(self, function: Callable[..., Any], arguments: Arguments, now_ns: int, *, deep: bool) -> Any:
+        """Run a query on the memory as it is; it must leave no trace.
+
+        `deep` also compares the whole state before and after. Raises what the query raises, or
+        ReadOnlyError; then `tainted` says whether the memory was changed all the same.
+        """
+        instance = self.instance if self.instance is not None else self._fresh_for_query(now_ns)
+        before = heap.dumps(instance.__dict__) if deep else b""
+        number, now, tasks = self.number, self.now_ns, len(self.tasks or ())
+        self.now_ns = max(now, now_ns)
+        self._chance = None
+        self.read_only = True
+        self.call = None
+        outer = _get_running_loop()
+        _set_running_loop(self)  # type: ignore[arg-type]
+        own_class = type(instance)
+        instance.__class__ = self.kind.read_only
+        try:
+            args, kwargs = arguments
+            result = function(instance, *args, **kwargs)
+            if asyncio.iscoroutine(result):
+                task = Task(result, self, contextvars.Context())
+                task.context.run(task.step)
+                self.drain()
+                if not task.done():
+                    heap.drop(task.coroutine)
+                    raise ReadOnlyError(
+                        f"{self.address}: a query waited for something that is not there yet",
+                        hint="Only a handler without @query can wait.",
+                    )
+                result = task.result()
+        finally:
+            object.__setattr__(instance, "__class__", own_class)
+            self.ready.clear()
+            self.read_only = False
+            self._chance = None
+            self.number, self.now_ns = number, now
+            _set_running_loop(outer)
+            if len(self.tasks or ()) != tasks:
+                self.tainted = True
+        if self.tainted:
+            raise ReadOnlyError(f"{self.address}: a query left a task behind")
+        if deep and not heap.same(before, heap.dumps(instance.__dict__)):
+            self.tainted = True
+            raise ReadOnlyError(
+                f"{self.address}: a query changed something inside an attribute",
+                hint="Remove @query from the handler, or work on a copy.",
+            )
+        return result
+
+    def _fresh_for_query(self, now_ns: int) -> Object:
+        """An object that never was, for the time of one query."""
+        outer = _get_running_loop()
+        _set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            self.now_ns = max(self.now_ns, now_ns)
+            return self.kind.fresh(self.key)
+        finally:
+            _set_running_loop(outer)
+
+    # --- what author code asks for (perdure.inside.Inside)
+
+    def ask(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+        """Call another object."""
+        self._changes(f"call {kind}.{handler}")
+        future = Future(loop=self)
+        call = Call(self._call_id(kind, key), handler, PICKLE, _arguments(args, kwargs), self.address, answer_to=future.number)
+        self._ask(kind, key, call, handler, future)
+        return future
+
+    def end(self, kind: str, key: str) -> Future:
+        """Delete an object."""
+        self._changes("delete an object")
+        future = Future(loop=self)
+        self._ask(kind, key, Ended(future.number, self.address), "delete", future)
+        return future
+
+    def _ask(self, kind: str, key: str, event: Call | Ended, handler: str, future: Future) -> None:
+        to = format_address(kind, key)
+        self.commands.append(Sent(to, event))
+        if self.asked is None:
+            self.asked = {}
+        there = event.id if type(event) is Call else ""
+        here = self.call.event.id if self.call is not None else ""
+        self.asked[future.number] = Asked(future, to, handler, self.now_ns, there, here)
+
+    def tell(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Send to another object."""
+        self._changes(f"send to {kind}.{handler}")
+        call_id = self._call_id(kind, key)
+        call = Call(call_id, handler, PICKLE, _arguments(args, kwargs), self.address)
+        self.commands.append(Sent(format_address(kind, key), call))
+        return call_id
+
+    def request_step(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], step_id: str, attempt: int, timeout: float | None
+    ) -> Future:
+        """Ask for one attempt of a step."""
+        self._changes(f"run the step {name}")
+        future = Future(loop=self)
+        asked = StepAsked(future.number, name, _arguments(args, kwargs), step_id, attempt, timeout or 0.0)
+        self.commands.append(asked)
+        if self.steps is None:
+            self.steps = {}
+        self.steps[future.number] = Waited(future, asked, self.now_ns)
+        future.add_done_callback(self._step_left)
+        return future
+
+    def _step_left(self, future: asyncio.Future[Any]) -> None:
+        """Its future is done: by the step itself, or because nobody waits any more."""
+        assert isinstance(future, Future)
+        if self.steps and future.number in self.steps and future.cancelled():
+            del self.steps[future.number]
+            self.steps = self.steps or None
+            self.commands.append(StepDropped(future.number))
+
+    def next_step_id(self) -> str:
+        self.number += 1
+        return f"{self.oid:016x}-{self.number}"
+
+    def draw(self) -> float:
+        return self.chance.random.random()
+
+    def current(self) -> Current:
+        call = self.call
+        ref = Ref(self.kind.name, self.key)
+        if call is None:
+            return Current(ref, None, None, None)
+        event = call.event
+        caller = Ref(*parse_address(event.caller)) if event.caller else None
+        principal = heap.loads(event.principal) if event.principal else None
+        return Current(ref, caller, principal, event.id)
+
+    @property
+    def chance(self) -> Chance:
+        """This turn's chance, made at its first use."""
+        chance = self._chance
+        if chance is None:
+            chance = self._chance = Chance(self.secret, self.oid, self.seq, fresh=self.read_only)
+        return chance
+
+    def _set_timer(
+        self, when_ns: int, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
+    ) -> TimerHandle:
+        if self.read_only:
+            self._changes("set a timer")
+        return super()._set_timer(when_ns, callback, args, context)
+
+    def _changes(self, what: str) -> None:
+        if self.read_only:
+            raise ReadOnlyError(
+                f"{self.address}: a query tried to {what}", hint="Remove @query from the handler."
+            )
+
+    def _call_id(self, kind: str, key: str) -> str:
+        return call_id(oid_of(kind, key), f"{self.oid:x}.{self.seq}.{len(self.commands)}")
+
+    # --- the end of an activation
+
+    def discard(self) -> None:
+        """Let go of suspended code without running its `finally` blocks: it is not ending, it is
+        only no longer in this memory."""
+        self.dead = True
+        for task in (self.tasks or {}).values():
+            heap.drop(task.coroutine)
+        self.dead = False
+
+
+_EVENTS: dict[type, Callable[[Machine, Any], None]] = {
+    Started: Machine._started,
+    Reply: Machine._reply,
+    Fired: Machine._fired,
+    StepDone: Machine._step_done,
+    Refused: Machine._refused,
+    Ended: Machine._end,
+    Skipped: Machine._skipped,
+}
+
+
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    # Pickled at the moment of the call: what the caller changes afterwards is its own.
+    return heap.dumps((args, kwargs))
+
+
+def pickled_failure(failure: Failure | None, error: BaseException | None) -> bytes:
+    """A failure for a caller of the same app, with the exception itself where it can travel."""
+    assert failure is not None
+    try:
+        exception = heap.dumps(error)
+    except NotSerializable:
+        exception = b""
+    return encode_failure(msgspec.structs.replace(failure, exception=exception))
+
+
+def _resolve(future: Future, ok: bool, body: bytes) -> None:
+    if future.done():
+        return
+    if ok:
+        future.set_result(heap.loads(body))
+    else:
+        future.set_exception(raised_by(decode_failure(body)))
+
+
+def skipped_error(address: str) -> CallError:
+    """What becomes of an event that an operator has skipped."""
+    return HandlerError(f"an operator skipped it, since it had ended the process of {address}", error="Skipped")
+
+
+def raised_by(failure: Failure) -> BaseException:
+    """The exception that a failure stands for: itself where it travelled, else by its name."""
+    if failure.exception:
+        try:
+            error = heap.loads(failure.exception)
+        except Exception:
+            return exception_of(failure)
+        if isinstance(error, (Exception, asyncio.CancelledError)) and not isinstance(error, StopIteration):
+            return error
+    return exception_of(failure)

@@ -1,0 +1,189 @@
+"""Objects that are set aside: visible, retryable, skippable, and nobody else's problem.
+
+Two ways lead here. A replay that diverged: the object could only be rebuilt by guessing. An event
+that has ended the process three times (the supervisor counts, supervisor/deaths.py): it is not
+run a fourth time. What is addressed to the object stays in the outbox until it is back.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any, Protocol
+
+import structlog
+
+from perdure.errors import CallError, Conflict, DivergenceError, ObjectQuarantined
+from perdure.failure import failure_of
+from perdure.host.incoming import IncomingCall
+from perdure.host.machine import encode_failure, skipped_error
+from perdure.journal.entry import Call, Event, Fired, Refused, Reply, Skipped, Started, StepDone
+from perdure.journal.identity import oid_of
+from perdure.ref import format_address
+from perdure.store.base import Checkpoint, ObjectRow
+
+if TYPE_CHECKING:
+    from perdure.host.activation import Activation
+    from perdure.host.host import Host
+
+logger = structlog.get_logger("perdure")
+
+_SCAN = 1000
+
+
+class Deaths(Protocol):
+    """The record of which event has ended the process (supervisor/deaths.py)."""
+
+    def poisoned(self) -> set[tuple[str, str]]:
+        """(address, digest) of events that must not run again."""
+        ...
+
+    def digest(self, event: bytes) -> str: ...
+
+    def forget(self, address: str) -> object: ...
+
+
+class Quarantine:
+    """What is set aside, and which events must not run again."""
+
+    def __init__(self, host: Host, deaths: Deaths | None) -> None:
+        self._host = host
+        self._deaths = deaths
+        self.objects: dict[int, str] = {}
+        """Why, as JSON, by object."""
+        self.watched: set[tuple[str, str]] = deaths.poisoned() if deaths is not None else set()
+        """(address, digest) of events that must not run: their object is set aside, or they are skipped."""
+        self._skipped: set[tuple[str, str]] = set()
+
+    async def start(self) -> None:
+        """Read what an earlier process set aside."""
+        after: tuple[str, str] | None = None
+        while True:
+            rows = await self._host.store.scan(None, "", "quarantined", after, _SCAN)
+            self.objects.update((row.oid, row.detail) for row in rows)
+            if len(rows) < _SCAN:
+                return
+            after = (rows[-1].kind, rows[-1].key)
+
+    def refusal(self, oid: int) -> ObjectQuarantined | None:
+        """The error for whoever calls the object, if it is set aside."""
+        detail = self.objects.get(oid) if self.objects else None
+        if detail is None:
+            return None
+        facts = json.loads(detail)
+        return ObjectQuarantined(
+            f"{facts['object']} is quarantined: {facts['reason']}",
+            hint=f"perdure quarantine retry {facts['object']}",
+        )
+
+    def divergence(self, activation: Activation, error: DivergenceError) -> None:
+        """Set aside an object whose replay diverged."""
+        logger.error("an object is quarantined: its replay diverged", object=error.address, seq=error.seq)
+        self._set_aside(
+            activation,
+            {"cause": "divergence", "seq": error.seq, "expected": error.expected, "found": error.found,
+             "reason": f"replay of turn {error.seq} diverged: expected {error.expected}; found {error.found}"},
+        )  # fmt: skip
+
+    def stops(self, activation: Activation, event: Event, told: bytes, call: IncomingCall | None) -> bool:
+        """Whether the event must not run; then its object is set aside, or something else runs."""
+        assert self._deaths is not None
+        mark = (activation.address, self._deaths.digest(told))
+        if mark not in self.watched:
+            return False
+        if mark in self._skipped:
+            self._skipped.discard(mark)
+            self.watched.discard(mark)
+            logger.warning("an event is skipped", object=activation.address)
+            activation.event(_in_place_of(event, activation.address))
+            return True
+        text = told[:200].decode("utf-8", "replace")
+        logger.error("an object is quarantined: an event ends the process", object=activation.address, event=text)
+        self._set_aside(
+            activation,
+            {
+                "cause": "event",
+                "event": text,
+                "digest": mark[1],
+                "reason": f"the event {text!r} has ended the process three times",
+            },
+        )
+        activation.set_aside(event, call)
+        return True
+
+    def _set_aside(self, activation: Activation, facts: dict[str, Any]) -> None:
+        facts = {"object": activation.address, "since": self._host.clock.now_ns(), **facts}
+        self.objects[activation.machine.oid] = json.dumps(facts)
+        self._host.write_later(self._write(activation.machine.oid))
+
+    async def _write(self, oid: int) -> None:
+        """Put the status into the object's row, if it has one; a checkpoint makes it otherwise."""
+        host = self._host
+        stored = await host.store.load(host.log.part, oid)
+        if stored is None:
+            return
+        row = stored.row
+        detail = self.objects.get(oid, "")
+        changed = ObjectRow(
+            row.oid, row.kind, row.key, row.seq, row.last, row.wake_at,
+            "quarantined" if detail else "", detail, row.created, row.updated, row.version, None,
+        )  # fmt: skip
+        await host.store.checkpoint(Checkpoint(host.log.part, host.log.epoch, [changed]))
+
+    def list(self) -> list[dict[str, Any]]:
+        """What is set aside, for people."""
+        return [json.loads(detail) for detail in self.objects.values()]
+
+    def release(self, oid: int) -> bool:
+        """Let an object back in; whether it was set aside."""
+        detail = self.objects.pop(oid, None)
+        if detail is None:
+            return False
+        address = json.loads(detail)["object"]
+        self.watched = {mark for mark in self.watched if mark[0] != address}
+        if self._deaths is not None:
+            self._deaths.forget(address)
+        self._host.write_later(self._write(oid))
+        return True
+
+    def retry(self, kind: str, key: str) -> None:
+        """Try again: rebuild the object, and run its events. Raises CallError if it is not set aside."""
+        self._release_or_raise(kind, key)
+        self._host.take_up(oid_of(kind, key))
+
+    def skip(self, kind: str, key: str) -> None:
+        """Set the event itself aside and let the object go on behind it."""
+        oid = oid_of(kind, key)
+        detail = self.objects.get(oid)
+        if detail is not None and json.loads(detail)["cause"] == "divergence":
+            raise Conflict(
+                f"{format_address(kind, key)} diverged in its past, and the past cannot be skipped",
+                hint="Bring back code that agrees with the journal and use retry; or delete the object.",
+            )
+        self._release_or_raise(kind, key)
+        facts = json.loads(detail or "{}")
+        if "digest" in facts:
+            mark = (facts["object"], facts["digest"])
+            self.watched.add(mark)
+            self._skipped.add(mark)
+        self._host.take_up(oid)
+
+    def _release_or_raise(self, kind: str, key: str) -> None:
+        if not self.release(oid_of(kind, key)):
+            raise CallError(f"{format_address(kind, key)} is not quarantined")
+
+
+
+def _in_place_of(event: Event, address: str) -> Event:
+    """What runs in place of an event that is skipped: whoever waits for it gets a failure."""
+    failure = encode_failure(failure_of(skipped_error(address)))
+    if isinstance(event, Started):
+        return Refused(event.id, failure)
+    if isinstance(event, StepDone):
+        return StepDone(event.number, False, failure)
+    if isinstance(event, Reply):
+        return Reply(event.number, False, failure, event.source)
+    if isinstance(event, Fired):
+        return Skipped("timer")
+    if isinstance(event, Call):
+        return Skipped("call", event.source, event.answer_to, event.caller)
+    return event

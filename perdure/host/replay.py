@@ -1,0 +1,169 @@
+"""Snapshot and entries into a machine; and the comparison that finds a divergence.
+
+A replayed turn must ask for exactly what the journal says the live one asked for. If it does not,
+the code has changed or depends on something outside the journal; then nothing is guessed, and
+DivergenceError names the turn, what was expected and what was found.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from perdure.errors import DivergenceError, JournalCorrupt
+from perdure.host.machine import Machine, decode_failure
+from perdure.journal import codec
+from perdure.journal.entry import Answered, Call, Command, Entry, Reply, Sent, StepAsked, recorded
+from perdure.store.base import Stored
+from perdure.suspend import heap
+
+
+def rebuild(machine: Machine, stored: Stored | None, tail: Iterable[bytes]) -> int:
+    """Bring a fresh machine to where the journal ends; gives the number of turns replayed.
+
+    Raises DivergenceError, JournalCorrupt, or what loading a snapshot raises.
+    """
+    segments: list[Entry] = []
+    if stored is not None:
+        if stored.row.snapshot is not None:
+            heap.load_heap(machine, stored.row.snapshot)
+        for segment in stored.segments:
+            place = f"history of {machine.address}, turns {segment.first} to {segment.last}"
+            segments.extend(entry for _, entry in codec.read_entries(segment.body, place))
+    replayed = 0
+    with silence():
+        for entry in segments:
+            replayed += _replay(machine, entry)
+        for body in tail:
+            replayed += _replay(machine, codec.decode_entry(body))
+    return replayed
+
+
+def _replay(machine: Machine, entry: Entry) -> int:
+    if entry.seq <= machine.seq:
+        return 0
+    if entry.seq != machine.seq + 1:
+        raise JournalCorrupt(
+            f"{machine.address}: turn {machine.seq + 1} is missing; the next one there is {entry.seq}",
+            hint="Restore the data directory from a backup.",
+        )
+    if entry.undone:
+        machine.skip(entry.event, entry.time, entry.commands)
+        return 1
+    found = machine.turn(entry.event, entry.time)
+    if machine.undone or machine.wake_at() != entry.wake_at or not _same(found, entry.commands):
+        raise DivergenceError(
+            machine.address,
+            entry.seq,
+            _tell(entry.commands, entry.wake_at),
+            _tell(found, machine.wake_at()) + (" and was undone" if machine.undone else ""),
+        )
+    return 1
+
+
+@contextlib.contextmanager
+def silence() -> Iterator[None]:
+    """What the past printed and logged, it printed and logged then; not once more."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
+
+
+def _same(found: list[Command], expected: list[Command]) -> bool:
+    if len(found) != len(expected):
+        return False
+    for new, old in zip(found, expected, strict=True):
+        if new != old and recorded(new) != old and not _equivalent(new, old):
+            return False
+    return True
+
+
+def _equivalent(new: Command, old: Command) -> bool:
+    """Equal but for bytes: two pickles of equal values may share their parts differently."""
+    if isinstance(new, Answered) and isinstance(old, Answered):
+        if (new.id, new.ok) != (old.id, old.ok) or old.size:
+            # The bytes are not kept: a long pickle can only be told by its length being near.
+            return (new.id, new.ok) == (old.id, old.ok) and new.body[:1] == b"\x80"
+        return _same_bytes(new.ok, new.body, old.body)
+    if isinstance(new, StepAsked) and isinstance(old, StepAsked):
+        return _but_body(new) == _but_body(old) and heap.same(new.body, old.body)
+    if isinstance(new, Sent) and isinstance(old, Sent):
+        a, b = new.event, old.event
+        if new.to != old.to or type(a) is not type(b):
+            return False
+        if isinstance(a, Call) and isinstance(b, Call):
+            return _but_body(a) == _but_body(b) and heap.same(a.body, b.body)
+        if isinstance(a, Reply) and isinstance(b, Reply):
+            return _but_body(a) == _but_body(b) and _same_bytes(a.ok, a.body, b.body)
+    return False
+
+
+def _but_body(value: msgspec.Struct) -> msgspec.Struct:
+    return msgspec.structs.replace(value, body=b"")
+
+
+def _same_bytes(ok: bool, new: bytes, old: bytes) -> bool:
+    if ok:
+        return new[:1] == b"\x80" and heap.same(new, old)
+    # Of a failure, the text may hold the address of something in memory, and its pickled
+    # exception may be laid out differently; what it says is the same.
+    a, b = decode_failure(new), decode_failure(old)
+    return (a.code, a.error, _faceless(a.message)) == (b.code, b.error, _faceless(b.message))
+
+
+def _faceless(text: str) -> str:
+    return re.sub(r"\b0x[0-9a-f]+", "0x", text)
+
+
+def _tell(commands: list[Command], wake_at: int) -> str:
+    told = [tell_command(command) for command in commands]
+    if wake_at > 1:
+        told.append(f"a timer at {wake_at / 1e9:.6f}")
+    return "; ".join(told) or "nothing"
+
+
+def tell_command(command: Command) -> str:
+    """A command in a few words, for a person."""
+    if isinstance(command, Answered):
+        what = f"{command.size} bytes" if command.size else _short(command.body)
+        return f"{'answer' if command.ok else 'failure'} {what}"
+    if isinstance(command, Sent):
+        if isinstance(command.event, Call):
+            verb = "call" if command.event.answer_to else "send"
+            return f"{verb} {command.to}.{command.event.handler}{_short(command.event.body)}"
+        if isinstance(command.event, Reply):
+            return f"reply to {command.to} {_short(command.event.body)}"
+        return f"delete {command.to}"
+    if isinstance(command, StepAsked):
+        return f"step {command.name.rpartition(':')[2]}{_short(command.body)}"
+    return f"drop step {command.number}"
+
+
+def _short(body: bytes) -> str:
+    return short_body(body, 80)
+
+
+def short_body(body: bytes, limit: int) -> str:
+    """A body for people: JSON as it is, a pickled value by its repr."""
+    if body[:1] == b"\x80":
+        try:
+            value = heap.loads(body)
+            if isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], dict):
+                args = [*map(repr, value[0]), *(f"{name}={arg!r}" for name, arg in value[1].items())]
+                text = f"({', '.join(args)})"
+            else:
+                text = repr(value)
+        except Exception:
+            text = f"<{len(body)} bytes>"
+    else:
+        text = body.decode("utf-8", "replace")
+    return text if len(text) <= limit else f"{text[: limit - 1]}…"

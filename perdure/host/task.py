@@ -1,0 +1,199 @@
+"""The one task class: every coroutine of an object runs in it.
+
+It behaves as asyncio.Task does (the standard library's own tests of behaviour are the model), but
+in Python: its first step can be taken inline, it can be looked into, and it can be kept in a
+snapshot. Futures and tasks hash by a number that counts up in their object, so that a set of them,
+as asyncio.wait gives, is walked in the same order at each replay; by address it would not be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from perdure.host.loop import ObjectLoop
+
+_enter_task: Callable[[Any, Any], None] = asyncio.tasks._enter_task
+_leave_task: Callable[[Any, Any], None] = asyncio.tasks._leave_task
+
+
+class Future(asyncio.Future[Any]):
+    """asyncio.Future with a place in its object's order."""
+
+    __slots__ = ("number",)
+    number: int
+
+    def __init__(self, *, loop: ObjectLoop) -> None:
+        super().__init__(loop=loop)  # type: ignore[arg-type]
+        loop.number += 1
+        self.number = loop.number
+
+    def __hash__(self) -> int:
+        return self.number
+
+
+class Task(Future):
+    """A coroutine on its way, stepped by its object's loop."""
+
+    __slots__ = ("call", "cancel_requests", "context", "coroutine", "loop", "must_cancel", "name", "waiting_on")
+
+    def __init__(
+        self,
+        coroutine: Coroutine[Any, Any, Any],
+        loop: ObjectLoop,
+        context: contextvars.Context,
+        name: str | None = None,
+    ) -> None:
+        # Future.__init__ in place: one call less for each turn.
+        asyncio.Future.__init__(self, loop=loop)  # type: ignore[arg-type]
+        loop.number += 1
+        self.number = loop.number
+        self.loop = loop
+        self.coroutine = coroutine
+        self.context = context
+        self.name = name
+        self.call = loop.call
+        self.waiting_on: asyncio.Future[Any] | None = None
+        self.must_cancel = False
+        self.cancel_requests = 0
+
+    # --- what asyncio asks of a task
+
+    def get_coro(self) -> Coroutine[Any, Any, Any]:
+        return self.coroutine
+
+    def get_context(self) -> contextvars.Context:
+        return self.context
+
+    def get_name(self) -> str:
+        return self.name or f"Task-{self.number}"
+
+    def set_name(self, value: object) -> None:
+        self.name = str(value)
+
+    def set_result(self, result: Any) -> None:
+        raise RuntimeError("Task does not support set_result operation")
+
+    def set_exception(self, exception: Any) -> None:
+        raise RuntimeError("Task does not support set_exception operation")
+
+    def get_stack(self, *, limit: int | None = None) -> list[Any]:
+        return asyncio.base_tasks._task_get_stack(self, limit)  # type: ignore[attr-defined, no-any-return]
+
+    @property
+    def _coro(self) -> Coroutine[Any, Any, Any]:
+        return self.coroutine
+
+    @property
+    def _fut_waiter(self) -> asyncio.Future[Any] | None:
+        return self.waiting_on
+
+    @property
+    def _must_cancel(self) -> bool:
+        return self.must_cancel
+
+    def cancel(self, msg: Any = None) -> bool:
+        if self.done():
+            return False
+        self.cancel_requests += 1
+        if self.waiting_on is not None and self.waiting_on.cancel(msg=msg):
+            return True
+        self.must_cancel = True
+        self._cancel_message = msg
+        return True
+
+    def cancelling(self) -> int:
+        return self.cancel_requests
+
+    def uncancel(self) -> int:
+        if self.cancel_requests > 0:
+            self.cancel_requests -= 1
+            if self.cancel_requests == 0:
+                self.must_cancel = False
+        return self.cancel_requests
+
+    # --- steps
+
+    def step(self, error: BaseException | None = None) -> None:
+        """Run the coroutine to its next wait, inside its context."""
+        loop = self.loop
+        if self.must_cancel:
+            if not isinstance(error, asyncio.CancelledError):
+                error = self._make_cancelled_error()  # type: ignore[attr-defined]
+            self.must_cancel = False
+        self.waiting_on = None
+        loop.call = self.call
+        _enter_task(loop, self)
+        try:
+            if error is None:
+                waited = self.coroutine.send(None)
+            else:
+                waited = self.coroutine.throw(error)
+        except StopIteration as stop:
+            if self.must_cancel:
+                # Cancelled by itself in its last step, as asyncio.Task has it.
+                self.must_cancel = False
+                Future.cancel(self, msg=self._cancel_message)
+            else:
+                Future.set_result(self, stop.value)
+            loop.forget(self)
+        except asyncio.CancelledError as cancelled:
+            self._cancelled_exc = cancelled
+            Future.cancel(self)
+            loop.forget(self)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            # SystemExit too: an object that calls sys.exit() fails its call and not the node.
+            Future.set_exception(self, raised)
+            loop.forget(self)
+        else:
+            self._wait_for(waited)
+        finally:
+            _leave_task(loop, self)
+            # A frame that holds its own exception is a cycle; collected late, it would keep the
+            # arguments of each failed call alive.
+            error = None
+
+    def _wait_for(self, waited: Any) -> None:
+        loop = self.loop
+        blocking = getattr(waited, "_asyncio_future_blocking", None)
+        if blocking is None:
+            if waited is None:
+                # A bare yield, as in asyncio.sleep(0): let the others run.
+                loop.call_soon(self.step, context=self.context)
+                return
+            problem = f"{self.get_name()} awaited {waited!r}, which is no asyncio future"
+        elif waited.get_loop() is not loop:
+            problem = (
+                f"{self.get_name()} awaited {waited!r}, which belongs to another event loop; "
+                "only a step can wait for the outside"
+            )
+        elif waited is self:
+            problem = f"{self.get_name()} cannot await on itself"
+        elif not blocking:
+            problem = f"{self.get_name()} yielded {waited!r} without `await`"
+        else:
+            waited._asyncio_future_blocking = False
+            waited.add_done_callback(self.wake, context=self.context)
+            self.waiting_on = waited
+            if self.must_cancel and waited.cancel(msg=self._cancel_message):
+                self.must_cancel = False
+            return
+        loop.call_soon(self.step, RuntimeError(problem), context=self.context)
+
+    def wake(self, future: asyncio.Future[Any]) -> None:
+        """The future it waited for is done."""
+        try:
+            future.result()
+        except BaseException as error:
+            self.step(error)
+        else:
+            self.step()
+
+    def __repr__(self) -> str:
+        state = self._state.lower()
+        return f"<Task {self.get_name()} {state} {getattr(self.coroutine, '__qualname__', self.coroutine)}>"

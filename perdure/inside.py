@@ -1,0 +1,73 @@
+"""What author code may ask of the turn it runs in.
+
+The modules an author imports from (ref.py, steps.py, waiting.py) know this face alone; the machine
+of host/machine.py stands behind it. It is found by asyncio's own question, which loop is running:
+inside a turn that is the object's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+if TYPE_CHECKING:
+    from perdure.ref import Ref
+
+
+class Inside(Protocol):
+    """The running turn of an object."""
+
+    is_object_loop: bool
+
+    def ask(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> asyncio.Future[Any]:
+        """Call another object; the future gives the answer."""
+        ...
+
+    def tell(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Send to another object without waiting for the answer; gives the call id."""
+        ...
+
+    def end(self, kind: str, key: str) -> asyncio.Future[Any]:
+        """Delete an object; the future is done when it is gone."""
+        ...
+
+    def request_step(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], step_id: str, attempt: int, timeout: float | None
+    ) -> asyncio.Future[Any]:
+        """Run one attempt of a step outside; the future gives what it returned or raised."""
+        ...
+
+    def next_step_id(self) -> str: ...
+
+    def draw(self) -> float:
+        """A number in [0, 1) from the turn's own chance."""
+        ...
+
+    def current(self) -> Current: ...
+
+
+class Current:
+    """What `perdure.current()` gives: the running object, and on whose behalf it runs."""
+
+    __slots__ = ("call_id", "caller", "principal", "ref")
+
+    def __init__(self, ref: Ref, caller: Ref | None, principal: Any, call_id: str | None) -> None:
+        self.ref = ref
+        """The running object."""
+        self.caller = caller
+        """The object that called, or None if the call came from outside."""
+        self.principal = principal
+        """What the App's `authorize` returned for the call, or None."""
+        self.call_id = call_id
+        """The id of the call; None in a task that no call started, such as after `on_create`."""
+
+    def __repr__(self) -> str:
+        return f"<{self.ref.address} call {self.call_id}>"
+
+
+def inside() -> Inside | None:
+    """The turn this code runs in, or None outside of objects."""
+    loop = asyncio._get_running_loop()
+    if getattr(loop, "is_object_loop", False):
+        return cast(Inside, loop)
+    return None

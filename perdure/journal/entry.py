@@ -1,0 +1,183 @@
+"""The vocabulary of the journal: what comes in (events) and what a turn asks for (commands).
+
+One frozen class a kind. They are written as msgpack arrays with a tag, so a field may be added at
+the end with a default, a new kind may be added with a new tag, and nothing may be removed,
+renamed or moved: journals of every release stay readable (tests/golden).
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import msgspec
+
+JSON = 0
+"""The body is JSON as it came over HTTP."""
+PICKLE = 1
+"""The body was pickled by an object or a program of the same app (suspend/heap.py)."""
+
+BODY_KEPT_MAX = 1024
+"""An answer longer than this is recorded by its length and checksum: replay gives it again."""
+
+
+class MessageId(msgspec.Struct, array_like=True, frozen=True):
+    """Names a message between objects for ever: command `index` of turn `seq` of the sender."""
+
+    oid: int
+    seq: int
+    index: int
+
+
+# --- events: what comes in, one a turn
+
+
+class Call(msgspec.Struct, array_like=True, frozen=True, tag="call"):
+    """Somebody calls a handler."""
+
+    id: str
+    handler: str
+    format: int
+    body: bytes
+    """The arguments: the bytes that came in."""
+    caller: str = ""
+    """Address of the calling object; empty for a call from outside."""
+    principal: bytes = b""
+    """What `authorize` returned, pickled; empty for None."""
+    keep_ns: int = 0
+    """How long the result stays to be asked for by the id; 0: not at all."""
+    digest: int = 0
+    """Checksum of the arguments of a call with an idempotency key, to refuse others under it."""
+    answer_to: int = 0
+    """The caller's number for it, by which its Reply is known; 0: a send, nobody waits."""
+    source: MessageId | None = None
+
+
+class Reply(msgspec.Struct, array_like=True, frozen=True, tag="reply"):
+    """The answer to a call this object made."""
+
+    number: int
+    ok: bool
+    body: bytes
+    """A pickled result, or a Failure as JSON."""
+    source: MessageId | None = None
+
+
+class Fired(msgspec.Struct, array_like=True, frozen=True, tag="fired"):
+    """It is time: every timer that is due by the entry's time fires."""
+
+
+class StepDone(msgspec.Struct, array_like=True, frozen=True, tag="step"):
+    """An attempt of a step has ended."""
+
+    number: int
+    ok: bool
+    body: bytes
+    """A pickled result, or a Failure as JSON with the exception pickled inside."""
+
+
+class Started(msgspec.Struct, array_like=True, frozen=True, tag="started"):
+    """A call that waited in the object's queue begins."""
+
+    id: str
+
+
+class Refused(msgspec.Struct, array_like=True, frozen=True, tag="refused"):
+    """The host takes a call out of the object's queue and answers it with a failure."""
+
+    id: str
+    failure: bytes
+
+
+class Ended(msgspec.Struct, array_like=True, frozen=True, tag="ended"):
+    """The object is deleted."""
+
+    answer_to: int = 0
+    caller: str = ""
+    source: MessageId | None = None
+
+
+class Skipped(msgspec.Struct, array_like=True, frozen=True, tag="skipped"):
+    """An operator had an event set aside: it counts as delivered, and nothing ran."""
+
+    what: str
+    """`call` or `timer`."""
+    source: MessageId | None = None
+    answer_to: int = 0
+    caller: str = ""
+
+
+Event = Call | Started | Reply | Fired | StepDone | Refused | Ended | Skipped
+
+
+# --- commands: what a turn asks of the outside, in order
+
+
+class Answered(msgspec.Struct, array_like=True, frozen=True, tag="answer"):
+    """The result of a call from outside."""
+
+    id: str
+    ok: bool
+    body: bytes
+    """JSON (or pickled, if the call was); a Failure as JSON if it failed; empty if left out."""
+    size: int = 0
+    checksum: int = 0
+    """Of a body that was left out for its length."""
+
+
+class Sent(msgspec.Struct, array_like=True, frozen=True, tag="sent"):
+    """A message to another object (or to itself). It is in the sender's outbox from here on."""
+
+    to: str
+    event: Call | Reply | Ended
+    """As the receiver will have it, but for the source."""
+
+
+class StepAsked(msgspec.Struct, array_like=True, frozen=True, tag="ask"):
+    """Run one attempt of a step."""
+
+    number: int
+    name: str
+    """`module:qualname` of the function."""
+    body: bytes
+    """The arguments, pickled."""
+    id: str
+    attempt: int
+    timeout_s: float
+    """For this attempt; 0: none."""
+
+
+class StepDropped(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
+    """Nobody waits for a step any more; it may be cancelled."""
+
+    number: int
+
+
+Command = Answered | Sent | StepAsked | StepDropped
+
+
+class Entry(msgspec.Struct, array_like=True, frozen=True):
+    """One turn of one object: what came in, what went out."""
+
+    seq: int
+    time: int
+    """Nanoseconds since 1970: what time it is inside the turn. Never less than the turn before."""
+    version: str
+    """The code that ran it (its bundle's name)."""
+    event: Event
+    commands: list[Command]
+    wake_at: int = 0
+    """When the object has something to do by itself: 0 never, 1 at once, else nanoseconds."""
+    duration_us: int = 0
+    address: str = ""
+    """In the first turn of an object's life; it is then that a row can be made for it."""
+    undone: bool = False
+    """An atomic call that raised: nothing of it but the answer is left, and replay skips it."""
+
+
+def recorded(command: Command) -> Command:
+    """The command as an entry keeps it: a long answer by its checksum."""
+    if type(command) is Answered and len(command.body) > BODY_KEPT_MAX:
+        return Answered(
+            command.id, command.ok, b"", len(command.body), zlib.crc32(command.body)
+        )
+    return command

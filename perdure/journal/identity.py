@@ -1,0 +1,36 @@
+"""Numbers and ids that stand for objects and calls, the same in every process and for ever."""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+
+from perdure.errors import UnknownCall
+from perdure.ref import format_address
+
+_OID_BITS = (1 << 63) - 1
+
+
+def oid_of(kind: str, key: str) -> int:
+    """63 bits of BLAKE2b of the address.
+
+    Two addresses may meet in one number (a chance of one in a thousand with 130 million objects);
+    the host compares the address that is stored and refuses the second.
+    """
+    digest = blake2b(format_address(kind, key).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") & _OID_BITS
+
+
+def call_id(oid: int, unique: str) -> str:
+    """An id from which the object that has the call can be found: 16 hex digits, a dash, the rest."""
+    return f"{oid:016x}-{unique}"
+
+
+def oid_of_call(id_: str) -> int:
+    """The object of a call id. Raises UnknownCall for what is no call id."""
+    head, dash, rest = id_.partition("-")
+    if len(head) != 16 or not dash or not rest:
+        raise UnknownCall(f"{id_!r} is no call id")
+    try:
+        return int(head, 16) & _OID_BITS
+    except ValueError:
+        raise UnknownCall(f"{id_!r} is no call id") from None

@@ -1,0 +1,190 @@
+"""A node: the layers wired into a running process. Start, drain, stop; nothing else is decided here."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import hashlib
+import json
+import sys
+import sysconfig
+import zlib
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from perdure import ref
+from perdure.clock import Clock, RealClock
+from perdure.errors import BadApp, OperatorError, UnknownHandler, UnknownKind
+from perdure.host import guard
+from perdure.host.host import Host, Slot
+from perdure.host.incoming import Answer, IncomingCall
+from perdure.host.machine import raised_by
+from perdure.host.quarantine import Deaths
+from perdure.journal.entry import PICKLE
+from perdure.object import Kind, Object, kind_of
+from perdure.ref import check_key
+from perdure.settings import Settings
+from perdure.store import open_store
+from perdure.store.base import Layout, Store
+from perdure.suspend import heap
+
+
+class Node:
+    """Serves the objects of some classes from one store, in the running event loop."""
+
+    def __init__(
+        self,
+        classes: Sequence[type[Object]],
+        settings: Settings,
+        *,
+        clock: Clock | None = None,
+        store: Store | None = None,
+        slot: Slot | None = None,
+        deaths: Deaths | None = None,
+        on_lost: Callable[[OperatorError], None] = lambda error: None,
+    ) -> None:
+        """`on_lost` is called when the store has failed in a way that only a restart mends."""
+        self.kinds = _kinds(classes)
+        self.settings = settings
+        self.clock: Clock = clock if clock is not None else RealClock()
+        self.store = store if store is not None else open_store(settings)
+        self.layout: Layout
+        self.host: Host
+        self.ready = False
+        self._slot = slot
+        self._deaths = deaths
+        self._on_lost = on_lost
+
+    async def start(self) -> None:
+        """Open the store, become its owner, and take up what was left. Raises OperatorError."""
+        guard.install()
+        heap.resolve_kind = self._class_of
+        self.layout = await self.store.open(f"node-{self.clock.random_bytes(4).hex()}")
+        version, bundle = bundle_of(kind.cls for kind in self.kinds.values())
+        await self.store.put_version(version, bundle, self.clock.now_ns())
+        self.host = Host(
+            self.kinds,
+            self.settings,
+            self.store,
+            self.layout,
+            version,
+            clock=self.clock,
+            slot=self._slot,
+            deaths=self._deaths,
+            on_lost=self._on_lost,
+        )
+        await self.host.start()
+        ref.open_outside(self)
+        # What is there now stays: it need not be looked at in each collection.
+        gc.collect()
+        gc.freeze()
+        self.ready = True
+
+    def _class_of(self, name: str) -> type[Object]:
+        kind = self.kinds.get(name)
+        if kind is None:
+            raise UnknownKind(f"no class {name!r} is served here")
+        return kind.cls
+
+    async def drain(self) -> None:
+        """Take nothing new, finish what runs, snapshot, and let the store go."""
+        if not self.ready:
+            return
+        self.ready = False
+        ref.close_outside(self)
+        await self.host.drain()
+        await self.store.close()
+
+    # --- how code of this process that is not inside an object reaches objects (perdure.ref.Outside)
+
+    async def call(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a handler; gives its result or raises what it raised."""
+        answer = await self._answer(kind, key, handler, args, kwargs, keep=False)
+        if answer.failure is not None:
+            raise raised_by(answer.failure)
+        return heap.loads(answer.body)
+
+    async def send(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+        """Tell an object; returns the call id when it is on disk."""
+        answer = await self._answer(kind, key, handler, args, kwargs, keep=True)
+        if answer.failure is not None and not answer.call_id:
+            raise raised_by(answer.failure)
+        return answer.call_id
+
+    async def delete(self, kind: str, key: str) -> None:
+        """End an object."""
+        await self.host.delete(self._kind(kind).name, key)
+
+    async def _answer(
+        self, kind_name: str, key: str, handler_name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool
+    ) -> Answer:
+        kind = self._kind(kind_name)
+        handler = kind.handlers.get(handler_name)
+        if handler is None:
+            raise UnknownHandler(f"{kind_name} has no handler {handler_name!r}")
+        bound = handler.signature.bind(args, kwargs)
+        future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def answered(answer: Answer) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        self.host.call(
+            IncomingCall(
+                kind,
+                check_key(key),
+                handler,
+                bound,
+                heap.dumps((args, kwargs)),
+                answered,
+                format=PICKLE,
+                keep=keep,
+                on_accepted=(lambda id_: answered(Answer(id_, b"", None))) if keep else None,
+            )
+        )
+        return await future
+
+    def _kind(self, name: str) -> Kind:
+        kind = self.kinds.get(name)
+        if kind is None:
+            raise UnknownKind(f"no class {name!r} is served here", hint=f"Served are: {', '.join(self.kinds)}")
+        return kind
+
+
+def _kinds(classes: Sequence[type[Object]]) -> dict[str, Kind]:
+    if not classes:
+        raise BadApp("there is no Object class to serve")
+    kinds: dict[str, Kind] = {}
+    for cls in classes:
+        kind = kind_of(cls)
+        if kinds.setdefault(kind.name, kind) is not kind:
+            raise BadApp(
+                f"two classes are named {kind.name}: {kinds[kind.name].cls!r} and {cls!r}",
+                hint=f"Give one another name: class {cls.__name__}(Object, name='…').",
+            )
+    return kinds
+
+
+def bundle_of(classes: Any) -> tuple[str, bytes]:
+    """The app's source as it is loaded now, and its name: a digest of it.
+
+    Its modules are those of the classes and what else of their folders is imported; the standard
+    library and installed packages are not part of it.
+    """
+    roots = {
+        Path(path).resolve().parent
+        for cls in classes
+        if (path := getattr(sys.modules.get(cls.__module__), "__file__", None)) is not None
+    }
+    outside = (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"])
+    sources: dict[str, str] = {}
+    for name, module in sorted(sys.modules.items()):
+        path = getattr(module, "__file__", None)
+        if not path or not path.endswith(".py") or path.startswith(outside):
+            continue
+        resolved = Path(path).resolve()
+        if any(resolved.is_relative_to(root) for root in roots):
+            sources[name] = resolved.read_text(errors="replace")
+    text = json.dumps(sources, sort_keys=True).encode()
+    return hashlib.blake2b(text, digest_size=6).hexdigest(), zlib.compress(text, 6)

@@ -1,0 +1,318 @@
+"""What an author subclasses: Object, and the marks for its handlers and attributes.
+
+A class is looked at once, when it is first served (`kind_of`); what is found there is a `Kind`
+with its `Handler`s, and nothing above or below asks the class again.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from types import FunctionType
+from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_origin, get_type_hints
+
+from perdure.errors import InvalidClass, ReadOnlyError
+from perdure.ref import Ref, format_address
+from perdure.serde import Signature
+
+T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+class _Mark:
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+_TRANSIENT = _Mark("Transient")
+
+Transient = Annotated[T, _TRANSIENT]
+"""An attribute that is not kept: `cache: Transient[dict] = transient(dict)`. After a load the
+factory makes it anew, at its first use. What an object asks of the outside must not depend on it."""
+
+
+class Object:
+    """A durable object: subclass it, give it attributes and handlers, and serve it.
+
+    Its attributes are kept for ever, at any depth, with no save call. Its public methods are
+    handlers; one turn runs at a time, and handlers interleave only at an `await`.
+
+    Options of the class line: `reentrant=False` (one handler finishes before the next begins;
+    queries still run), `atomic=True` (each handler as with `@atomic`), `hibernate_after=30.0`
+    (idle seconds before it leaves memory), `name="Room"` (the name in addresses, where it is not
+    the class's own).
+    """
+
+    __slots__ = ("__dict__", "__weakref__", "_perdure_identity", "_perdure_transients")
+    __perdure_object__: ClassVar[bool] = True
+    __perdure_options__: ClassVar[dict[str, Any]] = {}
+    _perdure_identity: tuple[str, str]
+    _perdure_transients: dict[str, Any]
+
+    def __init_subclass__(
+        cls,
+        *,
+        reentrant: bool | None = None,
+        atomic: bool | None = None,
+        hibernate_after: float | None = None,
+        name: str | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init_subclass__(**kwargs)
+        given = {"reentrant": reentrant, "atomic": atomic, "hibernate_after": hibernate_after}
+        # The name is this class's alone; the other options are inherited like any attribute.
+        cls.__perdure_options__ = cls.__perdure_options__ | {
+            option: value for option, value in given.items() if value is not None
+        }
+        cls.__perdure_name__ = name or cls.__name__
+
+    __perdure_name__: ClassVar[str] = "Object"
+
+    @classmethod
+    def at(cls, key: str) -> Self:
+        """A ref to the object of that name. Activates nothing; raises InvalidKey for a bad key."""
+        return cast(Self, Ref(cls.__perdure_name__, key))
+
+    @classmethod
+    def new(cls) -> Self:
+        """A ref with a fresh, unguessable key of 32 hexadecimal digits."""
+        # Bound late: inside a turn `secrets` is the turn's own chance (host/guard.py).
+        import secrets
+
+        return cast(Self, Ref(cls.__perdure_name__, secrets.token_hex(16)))
+
+    @property
+    def key(self) -> str:
+        """The object's own name."""
+        return self._perdure_identity[1]
+
+    @property
+    def address(self) -> str:
+        """Class and key, as in `Room/lobby`."""
+        return format_address(*self._perdure_identity)
+
+    def __perdure_identity__(self) -> tuple[str, str]:
+        return self._perdure_identity
+
+    async def on_create(self) -> None:
+        """Runs once in the life of an object, before its first call. Override it."""
+
+    def __repr__(self) -> str:
+        try:
+            return f"<{self.address}>"
+        except AttributeError:
+            return object.__repr__(self)
+
+
+def query(handler: F) -> F:
+    """Mark a handler that changes nothing. It is not journaled, so it costs less and leaves no trace.
+
+    Assigning to `self` in it, or asking for anything (a send, a step, a timer), raises
+    ReadOnlyError. In `dev` and under test a change deeper inside is found and raised as well.
+    """
+    handler.__perdure_query__ = True  # type: ignore[attr-defined]
+    return handler
+
+
+def atomic(handler: F) -> F:
+    """Mark a handler that is undone if it raises before its first await: state, timers and sends.
+
+    Behind the first await that suspends, what was done stays done. Awaiting `perdure.send` does
+    not suspend.
+    """
+    handler.__perdure_atomic__ = True  # type: ignore[attr-defined]
+    return handler
+
+
+class transient:  # noqa: N801 - reads as the value that it stands for
+    """The value of a `Transient[T]` attribute: `cache: Transient[dict] = transient(dict)`.
+
+    `factory` is called without arguments, at the first use after each load.
+    """
+
+    # To a type checker this is a function that returns what the factory makes.
+    def __new__(cls, factory: Callable[[], T]) -> T:  # type: ignore[misc]
+        made = object.__new__(cls)
+        made.factory = factory
+        return cast(T, made)
+
+    factory: Callable[[], Any]
+    name: str
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def __get__(self, instance: Object | None, owner: type) -> Any:
+        if instance is None:
+            return self
+        kept = _transients(instance)
+        if self.name not in kept:
+            kept[self.name] = self.factory()
+        return kept[self.name]
+
+    def __set__(self, instance: Object, value: Any) -> None:
+        _transients(instance)[self.name] = value
+
+    def __delete__(self, instance: Object) -> None:
+        _transients(instance).pop(self.name, None)
+
+
+def _transients(instance: Object) -> dict[str, Any]:
+    try:
+        return instance._perdure_transients
+    except AttributeError:
+        instance._perdure_transients = {}
+        return instance._perdure_transients
+
+
+class Handler:
+    """One public method of a class, as the host and the gateway see it."""
+
+    __slots__ = ("atomic", "awaits", "doc", "function", "name", "query", "signature")
+
+    def __init__(self, name: str, function: Callable[..., Any], owner: type, *, atomic: bool) -> None:
+        self.name = name
+        self.function = function
+        self.query: bool = getattr(function, "__perdure_query__", False)
+        self.atomic = atomic or getattr(function, "__perdure_atomic__", False)
+        self.awaits = inspect.iscoroutinefunction(function)
+        self.signature = Signature(function, owner=owner)
+        self.doc = inspect.getdoc(function) or ""
+
+
+class Kind:
+    """A class that is served: its name, its handlers, and how to make a fresh object of it."""
+
+    def __init__(self, cls: type[Object]) -> None:
+        options = cls.__perdure_options__
+        self.cls = cls
+        self.name: str = cls.__perdure_name__
+        self.doc = inspect.getdoc(cls) or ""
+        self.reentrant: bool = options.get("reentrant", True)
+        self.hibernate_after: float | None = options.get("hibernate_after")
+        self.authorizes = getattr(cls, "authorize", None) is not None
+        self.creates = cls.on_create is not Object.on_create
+        self.handlers = _handlers(cls, options.get("atomic", False))
+        self.read_only = _read_only_twin(cls)
+        """The class an object has while a query runs in it; assignment raises there."""
+        self._defaults = _defaults(cls)
+
+    def fresh(self, key: str) -> Object:
+        """An object as it is before its first call: defaults copied, `__init__` run."""
+        instance = self.bare(key)
+        self.complete(instance)
+        instance.__init__()  # type: ignore[misc]
+        return instance
+
+    def bare(self, key: str) -> Object:
+        """An object with its identity and nothing else, for a snapshot to fill."""
+        instance = self.cls.__new__(self.cls)
+        instance._perdure_identity = (self.name, key)
+        return instance
+
+    def complete(self, instance: Object) -> None:
+        """Give it a copy of each default it has no value for (all, or those of newer code)."""
+        values = instance.__dict__
+        for name, default, shared in self._defaults:
+            if name not in values:
+                values[name] = default if shared else copy.deepcopy(default)
+
+
+_kinds: dict[type[Object], Kind] = {}
+
+
+def kind_of(cls: type[Object]) -> Kind:
+    """The Kind of a class, looked at once. Raises InvalidClass, naming what to change."""
+    kind = _kinds.get(cls)
+    if kind is None:
+        kind = _kinds[cls] = Kind(cls)
+    return kind
+
+
+_NOT_HANDLERS = frozenset(name for name in dir(Object)) | {"authorize"}
+_IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), frozenset, type, FunctionType)
+
+
+def _handlers(cls: type[Object], all_atomic: bool) -> dict[str, Handler]:
+    found: dict[str, Handler] = {}
+    for name in dir(cls):
+        if name.startswith("_") or name.startswith("on_") or name in _NOT_HANDLERS:
+            continue
+        function = inspect.getattr_static(cls, name)
+        if not isinstance(function, FunctionType):
+            continue
+        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+            raise InvalidClass(
+                f"{cls.__name__}.{name} is a generator; a handler returns its result",
+                hint="Give it a leading underscore if it is not meant to be called from outside.",
+            )
+        found[name] = Handler(name, function, cls, atomic=all_atomic)
+    return found
+
+
+def _defaults(cls: type[Object]) -> list[tuple[str, Any, bool]]:
+    """(name, default, whether it may be shared) for each annotated class-level default."""
+    defaults: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if base is Object or not issubclass(base, Object):
+            continue
+        annotated = _annotations(base)
+        for name, value in vars(base).items():
+            if name in annotated:
+                if get_origin(annotated[name]) is not ClassVar and annotated[name] is not ClassVar:
+                    defaults[name] = value
+            elif isinstance(value, (list, dict, set)) and not name.startswith("__") and not name.isupper():
+                raise InvalidClass(
+                    f"{base.__name__}.{name} = {value!r} would be shared by all objects of the class",
+                    hint=f"Annotate it ({name}: {type(value).__name__} = …) and each object gets a copy of "
+                    "its own, or mark it ClassVar.",
+                )
+    return [
+        (name, value, isinstance(value, _IMMUTABLE))
+        for name, value in defaults.items()
+        if not isinstance(value, transient)
+    ]
+
+
+def _annotations(cls: type) -> dict[str, Any]:
+    own = cls.__dict__.get("__annotations__", {})
+    try:
+        hints = get_type_hints(cls, include_extras=True)
+    except Exception:
+        # A forward reference that cannot be resolved yet; whether it is a ClassVar can be read
+        # off the text, and nothing more is needed here.
+        return {
+            name: ClassVar if isinstance(hint, str) and "ClassVar" in hint else hint
+            for name, hint in own.items()
+        }
+    return {name: hints[name] for name in own}
+
+
+def _read_only_twin(cls: type[Object]) -> type[Object]:
+    def refuse(self: Object, name: str, value: object = None) -> None:
+        if isinstance(inspect.getattr_static(cls, name, None), transient):
+            object.__setattr__(self, name, value)
+            return
+        raise ReadOnlyError(
+            f"{self.address}: a query tried to change self.{name}",
+            hint="Remove @query from the handler, or leave the object as it is.",
+        )
+
+    # A subclass with the same layout: giving an object this class for the time of a query costs
+    # a tenth of a microsecond, while a __setattr__ on every Object would make each assignment of
+    # each turn several times slower.
+    options = {
+        "__slots__": (),
+        "__setattr__": refuse,
+        "__delattr__": refuse,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "__doc__": cls.__doc__,
+    }
+    twin = type.__new__(type(cls), cls.__name__, (cls,), options)
+    twin.__perdure_name__ = cls.__perdure_name__
+    return twin
