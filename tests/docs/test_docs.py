@@ -109,16 +109,19 @@ def test_each_setting_is_in_the_reference() -> None:
 def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
     """Each command of the command line, without the groups."""
     if isinstance(group, click.Group):
-        for name, command in group.commands.items():
+        context = click.Context(group)
+        for name in group.list_commands(context):
+            command = group.get_command(context, name)
+            assert command is not None
             yield from commands(command, (*path, name))
     elif not group.hidden:
         yield path
 
 
 def all_commands() -> set[tuple[str, ...]]:
-    from perdure.cli.main import main
+    from perdure.cli import main
 
-    return set(commands(main))
+    return set(commands(main.commands))
 
 
 def test_each_command_is_in_the_reference() -> None:

@@ -28,7 +28,7 @@ def convert(path: str) -> bytes:
 
 class Order(Object):
     paid: Payment | None = None
-    seen: Transient[dict[str, int]] = transient(dict)
+    seen: Transient[dict[str, int]] = transient(dict[str, int])
 
     async def pay(self, card: str) -> Payment:
         payment = await charge(card, 100)
