@@ -121,6 +121,19 @@ def test_no_text_holds(what: str, pattern: str) -> None:
     assert not found, f"{what}: {found}"
 
 
+def test_comments_point_to_documents_and_modules_that_exist() -> None:
+    """`docs/data.md`, `host/machine.py`: what a comment sends the reader to is there."""
+    wrong = []
+    for path in python_files("perdure", "tests", "examples", "benchmarks"):
+        for word in re.findall(r"[\w/.-]*\w\.(?:md|py)\b", path.read_text(encoding="utf-8")):
+            if path.parts[-2] == "tests" or ("/" not in word and word.endswith(".py")):
+                continue
+            places = [ROOT, ROOT / "docs", PACKAGE, path.parent]
+            if not any((place / word).exists() for place in places):
+                wrong.append(f"{path.relative_to(ROOT)}: {word}")
+    assert wrong == []
+
+
 def test_every_module_says_what_it_guarantees() -> None:
     silent = [
         str(path.relative_to(ROOT))
