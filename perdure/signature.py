@@ -1,0 +1,502 @@
+"""A function's parameters and result, checked alike at the wire and between objects.
+
+For the common call a `Signature` decodes the body straight into a Struct that msgspec fills at C
+speed, and hands on its values. Whatever goes wrong there is looked at again slowly, parameter by
+parameter: that way alone knows every missing, unknown and ill-typed argument, so the fast way
+needs no words for its failures, and what it accepts is what the slow way would accept.
+
+Nothing a client sends escapes as another exception than BadJson and BadArguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NoReturn
+from urllib.parse import parse_qsl
+
+import msgspec
+
+from perdure.annotations import function_scope, resolve, substitute, type_variables
+from perdure.errors import BadArguments, BadJson, InvalidClass, NotSerializable, ResultTypeError
+from perdure.fits import Check, Finding, Misfit, Never, check_for, exact_class
+from perdure.parameters import Parameter, findings
+from perdure.readers import decoder_for
+from perdure.writers import encode, to_json
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Positional and keyword arguments."""
+
+_BRACKET = ord("[")
+_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_RAW_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
+_RAW = msgspec.json.Decoder(msgspec.Raw)
+_TOO_DEEP = "the body is nested too deeply"
+
+Take = Callable[[Parameter, Any], Any]
+"""Makes a value for a parameter of what came in for it."""
+
+
+class Signature:
+    """What a handler or step takes and gives. Made once for each; built at its first use.
+
+    By then all classes of the app exist, so annotations may name classes that are defined later.
+    `prepare()` builds it at once. Raises InvalidClass for an annotation that means nothing.
+    """
+
+    def __init__(self, function: Callable[..., object], *, owner: type | None = None) -> None:
+        self.function = function
+        self.owner = owner
+        self.name = getattr(function, "__name__", repr(function))
+        self.where = f"{owner.__name__}.{self.name}" if owner else self.name
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
+        if owner is not None:
+            if not parameters or not parameters[0].kind < inspect.Parameter.KEYWORD_ONLY:
+                raise InvalidClass(f"{self.where} takes no `self`")
+            if parameters[0].kind is not inspect.Parameter.VAR_POSITIONAL:
+                del parameters[0]
+        self.parameters: dict[str, inspect.Parameter] = {p.name: p for p in parameters}
+        self._return_annotation = signature.return_annotation
+        self._all: list[Parameter] | None = None
+        # Each is replaced by what it stands for when it is first called: the calls after that
+        # need no look at whether it was built.
+        self._read_object: Callable[[bytes], Any] = self._first_object
+        self._read_array: Callable[[bytes], Arguments] = self._first_array
+        self._result_class: type = Never
+        self._result_check: Check = self._first_result
+        self._colons = 0
+        self._nothing: tuple[Any, ...] | None = None
+        self._split: int | None = None
+        self._positional: tuple[tuple[type, Check], ...] | None = None
+
+    def __repr__(self) -> str:
+        return f"<signature of {self.where}>"
+
+    # -- what it is made of --------------------------------------------------------------------
+
+    def prepare(self) -> None:
+        """Resolve and build everything now, so that a mistake in the class shows at the start."""
+        self.resolved()
+        self._first_result_class()
+        if not self._variadic():
+            self._build_object()
+            self._build_array()
+
+    def resolved(self) -> list[Parameter]:
+        """The parameters with their annotations resolved."""
+        if self._all is None:
+            self._all = [
+                Parameter(parameter, self._resolve(parameter.annotation, f"parameter `{name}`"))
+                for name, parameter in self.parameters.items()
+            ]
+            self._prepare_bind()
+        return self._all
+
+    @property
+    def returns(self) -> Any:
+        """The return annotation, resolved; Any if there is none."""
+        return self._resolve(self._return_annotation, "the result")
+
+    def _resolve(self, annotation: Any, what: str) -> Any:
+        if annotation is inspect.Parameter.empty:
+            return Any
+        scope = function_scope(self.function, self.owner)
+        resolved = resolve(annotation, scope, f"{self.where}, {what}")
+        if self.owner is None:
+            return resolved
+        bound: dict[Any, Any] = {typing.Self: self.owner}
+        for variables in type_variables(self.owner).values():
+            bound = variables | bound
+        return substitute(resolved, bound)
+
+    def _variadic(self) -> bool:
+        return any(parameter.variadic for parameter in self.resolved())
+
+    # -- JSON ----------------------------------------------------------------------------------
+
+    def decode_json(self, body: bytes) -> Arguments:
+        """The arguments in the body of a call: an object of named ones, an array of positional
+        ones, or nothing.
+
+        `*args` can be given by name as an array, positional-only parameters by their name.
+        Raises BadJson, or BadArguments with a finding for each argument that does not fit;
+        their paths are `$.name`, in an array `$[index]`.
+        """
+        if not body:
+            nothing = self._nothing
+            return self._decode_slowly(b"{}") if nothing is None else (nothing, {})
+        try:
+            if body[0] == _BRACKET:
+                return self._read_array(body)
+            values = self._read_object(body)
+            # An object with a name given twice has more colons than one that has all it needs.
+            # msgspec would silently take the last.
+            if body.count(b":") > self._colons and _has_duplicates(body):
+                return self._decode_slowly(body)
+            args = msgspec.structs.astuple(values)
+            return (args, {}) if self._split is None else self._parted(args)
+        except Exception:
+            return self._decode_slowly(body)
+
+    def _parted(self, args: tuple[Any, ...]) -> Arguments:
+        """Cut where the keyword-only parameters begin."""
+        at = self._split
+        names = [parameter.name for parameter in self.resolved()[at:]]
+        return args[:at], dict(zip(names, args[at:], strict=True))
+
+    def _first_object(self, body: bytes) -> Any:
+        self._build_object()
+        return self._read_object(body)
+
+    def _first_array(self, body: bytes) -> Arguments:
+        self._build_array()
+        return self._read_array(body)
+
+    def _build_object(self) -> None:
+        parameters = self.resolved()
+        if self._variadic():
+            self._read_object = _refuse
+            return
+        positional = sum(parameter.positional for parameter in parameters)
+        if positional < len(parameters):
+            self._split = positional
+        self._colons = max(1, sum(parameter.required for parameter in parameters))
+        if self._split is None and all(not p.required and p.shared_default for p in parameters):
+            self._nothing = tuple(parameter.default for parameter in parameters)
+        shape = _struct(self.name, parameters, array_like=False)
+        self._read_object = decoder_for(shape).decode
+
+    def _build_array(self) -> None:
+        parameters = self.resolved()
+        if any(not parameter.positional for parameter in parameters):
+            self._read_array = _refuse
+            return
+        read = decoder_for(_struct(self.name, parameters, array_like=True)).decode
+        astuple = msgspec.structs.astuple
+        self._read_array = lambda body: (astuple(read(body)), {})
+
+    def _decode_slowly(self, body: bytes) -> Arguments:
+        self.resolved()  # InvalidClass from here on would look like a mistake of the client
+        try:
+            if self._nothing is None:
+                self._build_object()
+            positional, named, twice = _taken_apart(body)
+            return self._assemble(positional, named, _take_json, "[]", twice)
+        except RecursionError:
+            raise BadJson(_TOO_DEEP) from None
+
+    # -- query strings -------------------------------------------------------------------------
+
+    def decode_query(self, query: str) -> Arguments:
+        """The arguments in a query string: `by=2&tag=a&tag=b`.
+
+        Texts are read as the annotation says: `2` as an int, `true` or `1` as a bool, `null` as
+        None. A list is given by repeating its name; a dataclass, dict and the like as JSON.
+        Raises BadArguments.
+        """
+        self.resolved()
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+        except ValueError as error:
+            raise self._bad([("$", f"The query string cannot be read: {error}")]) from None
+        named: dict[str, Any] = {}
+        for name, text in pairs:
+            named.setdefault(name, []).append(text)
+        return self._assemble([], named, Parameter.from_query, "[]", ())
+
+    # -- Python values -------------------------------------------------------------------------
+
+    def bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """The arguments of a call from Python, checked against the annotations.
+
+        A value passes, as the same object, where a type checker would let it pass: an instance
+        of the annotated class or of a subclass, an int for a float, a ref (or an object itself)
+        for an Object class. Nothing is converted: a dict is no dataclass, a str no datetime.
+        Containers are looked at item by item, dataclasses and models are trusted.
+
+        Defaults that could be changed are filled in as fresh copies; others are left to Python.
+        Raises BadArguments, for too many and missing arguments as well.
+        """
+        checks = self._positional
+        given = len(args)
+        if checks is None or given > len(checks):
+            return self._bind_slowly(args, kwargs)
+        try:
+            for value, (exact, check) in zip(args, checks):  # noqa: B905 - `strict` costs a tenth
+                if type(value) is not exact:
+                    check(value)
+            for name, value in kwargs.items():
+                index, exact, check = self._by_name[name]
+                if index < given:
+                    return self._bind_slowly(args, kwargs)
+                if type(value) is not exact:
+                    check(value)
+        except Exception:
+            return self._bind_slowly(args, kwargs)
+        if given < self._needed:
+            for name in self._required[given:]:
+                if name not in kwargs:
+                    return self._bind_slowly(args, kwargs)
+        return args, kwargs
+
+    def _prepare_bind(self) -> None:
+        parameters = self.resolved()
+        self._by_name = {
+            parameter.name: (index, parameter.exact, parameter.check)
+            for index, parameter in enumerate(parameters)
+            if not parameter.variadic and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
+        }
+        self._required = [p.name for p in parameters if p.required]
+        self._needed = len(self._required)
+        if all(parameter.shared_default and not parameter.variadic for parameter in parameters):
+            self._positional = tuple((p.exact, p.check) for p in parameters if p.positional)
+
+    def _bind_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        if self._all is None:
+            self.resolved()
+            return self.bind(args, kwargs)
+        return self._assemble(args, kwargs, Parameter.from_python, "", ())
+
+    # -- one call put together, whichever way it came --------------------------------------------
+
+    def _assemble(
+        self,
+        positional: Sequence[Any],
+        named: Mapping[str, Any],
+        take: Take,
+        path_style: str,
+        twice: Sequence[str],
+    ) -> Arguments:
+        """Match what came in with the parameters. Raises BadArguments with all there is to say."""
+        assembly = _Assembly(positional, dict(named), take, indexed=bool(path_style and positional))
+        for name in twice:
+            assembly.errors.append((f"$.{name}", f"Argument `{name}` is given twice"))
+        parameters = self.resolved()
+        accepts = {p.kind for p in parameters}
+        for index, parameter in enumerate(p for p in parameters if p.positional):
+            assembly.add_positional(index, parameter)
+        for parameter in parameters:
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                assembly.add_keyword(parameter)
+            elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                assembly.add_rest(parameter, take is not Parameter.from_python)
+        for parameter in parameters:
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                assembly.add_others(parameter)
+        if inspect.Parameter.VAR_POSITIONAL not in accepts:
+            assembly.refuse_rest(sum(p.positional for p in parameters))
+        if inspect.Parameter.VAR_KEYWORD not in accepts:
+            assembly.refuse_others([p.name for p in parameters])
+        if assembly.errors:
+            raise self._bad(assembly.errors)
+        return tuple(assembly.args), assembly.kwargs
+
+    def _bad(self, errors: list[Finding]) -> BadArguments:
+        path, text = errors[0]
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        return BadArguments(f"{self.where}: {text} at `{path}`{more}", errors=errors)
+
+    # -- the result ----------------------------------------------------------------------------
+
+    def check_result(self, value: Any) -> Any:
+        """The value, if it fits the return annotation; else ResultTypeError. The rules are those
+        of `bind`; without an annotation anything fits."""
+        if type(value) is self._result_class:
+            return value
+        try:
+            self._result_check(value)
+        except Misfit as error:
+            path, text = error.findings[0]
+            at = f" at `${path}`" if path else ""
+            raise ResultTypeError(f"the result of {self.where} does not fit: {text}{at}") from None
+        return value
+
+    def encode_result(self, value: Any) -> bytes:
+        """The checked result as JSON. Raises ResultTypeError, also for what has no JSON form."""
+        if type(value) is not self._result_class:
+            self.check_result(value)
+        try:
+            return encode(value)
+        except Exception:
+            pass
+        try:
+            return to_json(value)
+        except NotSerializable as error:
+            raise ResultTypeError(f"the result of {self.where}: {error.message}") from None
+
+    def _first_result(self, value: Any) -> None:
+        self._first_result_class()
+        self._result_check(value)
+
+    def _first_result_class(self) -> None:
+        returns = self.returns
+        check = check_for(returns)
+        self._result_check = check
+        self._result_class = exact_class(returns)
+
+
+class _Assembly:
+    """Arguments being put together, with everything found wrong on the way."""
+
+    def __init__(
+        self, positional: Sequence[Any], named: dict[str, Any], take: Take, *, indexed: bool
+    ) -> None:
+        self.args: list[Any] = []
+        self.kwargs: dict[str, Any] = {}
+        self.errors: list[Finding] = []
+        self._positional = positional
+        self._named = named
+        self._take = take
+        self._indexed = indexed
+
+    def add_positional(self, index: int, parameter: Parameter) -> None:
+        name = parameter.name
+        path = f"$[{index}]" if self._indexed else f"$.{name}"
+        if index < len(self._positional):
+            if name in self._named and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+                del self._named[name]
+                self.errors.append((f"$.{name}", f"Argument `{name}` is given twice"))
+            self._add(self.args.append, parameter, self._positional[index], path)
+        elif name in self._named:
+            self._add(self.args.append, parameter, self._named.pop(name), path)
+        else:
+            self._add_default(self.args.append, parameter, path)
+
+    def add_keyword(self, parameter: Parameter) -> None:
+        name = parameter.name
+
+        def put(value: Any) -> None:
+            self.kwargs[name] = value
+
+        if name in self._named:
+            self._add(put, parameter, self._named.pop(name), f"$.{name}")
+        else:
+            self._add_default(put, parameter, f"$.{name}")
+
+    def add_rest(self, parameter: Parameter, by_name: bool) -> None:
+        """`*args`: what positional parameters left over, or an array under its own name."""
+        rest = self._positional[len(self.args) :]
+        start = len(self.args)
+        for index, one in enumerate(rest, start):
+            path = f"$[{index}]" if self._indexed else f"$.{parameter.name}[{index - start}]"
+            self._add(self.args.append, parameter, one, path)
+        if rest or not by_name or parameter.name not in self._named:
+            return
+        given = self._named.pop(parameter.name)
+        if not isinstance(given, list):
+            try:
+                given = _RAW_ARRAY.decode(given)
+            except ValueError as error:
+                self.errors += findings(error, f"$.{parameter.name}")
+                return
+        else:
+            given = [[text] for text in given]
+        for index, one in enumerate(given):
+            self._add(self.args.append, parameter, one, f"$.{parameter.name}[{index}]")
+
+    def add_others(self, parameter: Parameter) -> None:
+        """`**kwargs`: the names that no parameter has."""
+        for name, one in self._named.items():
+            try:
+                self.kwargs[name] = self._take(parameter, one)
+            except Exception as error:
+                self.errors += findings(error, f"$.{name}")
+
+    def refuse_rest(self, limit: int) -> None:
+        if len(self._positional) > limit:
+            path = f"$[{limit}]" if self._indexed else "$"
+            text = f"Expected at most {limit} positional arguments, got {len(self._positional)}"
+            self.errors.append((path, text))
+
+    def refuse_others(self, known: list[str]) -> None:
+        names = ", ".join(f"`{name}`" for name in known) or "none"
+        for name in self._named:
+            self.errors.append((f"$.{name}", f"Unknown argument `{name}`; there are: {names}"))
+
+    def _add(self, put: Callable[[Any], None], parameter: Parameter, raw: Any, path: str) -> None:
+        value: Any = None
+        try:
+            value = self._take(parameter, raw)
+        except Exception as error:
+            self.errors += findings(error, path)
+        put(value)
+
+    def _add_default(self, put: Callable[[Any], None], parameter: Parameter, path: str) -> None:
+        if parameter.required:
+            self.errors.append((path, f"Missing required argument `{parameter.name}`"))
+            put(None)
+        else:
+            put(parameter.fresh_default())
+
+
+def _struct(name: str, parameters: Sequence[Parameter], *, array_like: bool) -> type:
+    """A Struct with the parameters as fields.
+
+    Its fields have names of their own, so that no parameter clashes with what a Struct has.
+    """
+    names = {f"f{index}": parameter.name for index, parameter in enumerate(parameters)}
+    fields: list[Any] = []
+    for short, parameter in zip(names, parameters, strict=True):
+        if parameter.required:
+            fields.append((short, parameter.type))
+        elif parameter.shared_default:
+            fields.append((short, parameter.type, parameter.default))
+        else:
+            factory = msgspec.field(default_factory=parameter.fresh_default)
+            fields.append((short, parameter.type, factory))
+    return msgspec.defstruct(
+        name,
+        fields,
+        rename=names,
+        array_like=array_like,
+        forbid_unknown_fields=True,
+        kw_only=not array_like,
+        gc=False,
+    )
+
+
+def _refuse(body: bytes) -> NoReturn:
+    raise ValueError("parameters that only the slow way can fill")
+
+
+def _take_json(parameter: Parameter, raw: Any) -> Any:
+    return parameter.from_json(raw)
+
+
+def _taken_apart(body: bytes) -> tuple[list[Any], dict[str, Any], list[str]]:
+    """Positional and named arguments as raw JSON, and the names that come twice."""
+    text = body.strip(b" \t\r\n") or b"{}"
+    try:
+        text.decode()
+        if text[:1] == b"{":
+            return [], _RAW_OBJECT.decode(text), _duplicates(text) if _has_duplicates(text) else []
+        if text[:1] == b"[":
+            return _RAW_ARRAY.decode(text), {}, []
+        _RAW.decode(text)
+    except RecursionError:
+        raise BadJson(_TOO_DEEP) from None
+    except ValueError as error:
+        raise BadJson(str(error)) from None
+    message = "Expected an object of named arguments or an array of positional ones"
+    raise BadArguments(message, errors=[("$", message)])
+
+
+def _has_duplicates(body: bytes) -> bool:
+    """Whether an object has a name twice: then its parts have fewer colons than the whole."""
+    parts = _RAW_OBJECT.decode(body)
+    colons = sum(bytes(raw).count(b":") for raw in parts.values()) + len(parts)
+    return colons != body.count(b":") and bool(_duplicates(body))
+
+
+def _duplicates(body: bytes) -> list[str]:
+    names: list[str] = []
+
+    def note(pairs: list[tuple[str, Any]]) -> None:
+        names[:] = [name for name, _ in pairs]  # the outermost object comes last
+
+    # Numbers stay text: only the names matter, and a long one may have too many digits.
+    json.loads(body, object_pairs_hook=note, parse_int=str, parse_float=str)
+    return sorted({name for name in names if names.count(name) > 1})
