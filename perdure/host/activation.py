@@ -86,7 +86,7 @@ class Activation:
 
     def __init__(self, host: Host, kind: Kind, key: str, oid: int) -> None:
         self.host = host
-        self.machine = Machine(kind, key, oid, host.layout.secret)
+        self.machine = Machine(kind, key, oid, host.surroundings)
         self.state = State.LOADING
         self.mailbox: deque[IncomingCall | Event] | None = None
         """What waits for the load; None while there is nothing."""
@@ -443,8 +443,8 @@ class Activation:
     def reload(self) -> None:
         """Forget this memory and build it again from snapshot and entries."""
         machine = self.machine
-        self._discard()
-        self.machine = Machine(machine.kind, machine.key, machine.oid, machine.secret)
+        self.machine.discard()
+        self.machine = Machine(machine.kind, machine.key, machine.oid, self.host.surroundings)
         self.state = State.LOADING
         if self.mailbox is None:
             self.mailbox = deque()
@@ -453,15 +453,15 @@ class Activation:
     def adopt(self, snapshot: bytes) -> None:
         """Go on from the copy that the bytes give, as a later load would."""
         old = self.machine
-        machine = Machine(old.kind, old.key, old.oid, old.secret)
+        machine = Machine(old.kind, old.key, old.oid, self.host.surroundings)
         heap.load_heap(machine, snapshot)
-        self._discard()
+        old.discard()
         self.machine = machine
 
     def retire(self) -> None:
         """Leave memory in peace: the snapshot is taken, nothing is waiting."""
         self.state = State.GONE
-        self._discard()
+        self.machine.discard()
 
     def set_aside(self, event: Event, call: IncomingCall | None) -> None:
         """Leave memory since an event must not run: what waits is refused or kept for later."""
@@ -469,7 +469,7 @@ class Activation:
         host.remove(self)
         self.state = State.QUARANTINED
         waiting, self.mailbox = self.mailbox or (), None
-        self._discard()
+        self.machine.discard()
         refusal = host.quarantine.refusal(self.machine.oid)
         assert refusal is not None
         for item in (call, *waiting):
@@ -483,20 +483,12 @@ class Activation:
         self.host.remove(self)
         self.state = State.GONE
         waiting, self.mailbox = self.mailbox or (), None
-        self._discard()
+        self.machine.discard()
         for item in waiting:
             if isinstance(item, IncomingCall):
                 self.host.call(item)
             else:
                 self.host.redeliver(self.machine, item)
-
-    def _discard(self) -> None:
-        outer = asyncio._get_running_loop()
-        asyncio._set_running_loop(self.machine)  # type: ignore[arg-type]
-        try:
-            self.machine.discard()
-        finally:
-            asyncio._set_running_loop(outer)
 
     def evictable(self) -> bool:
         """Whether it may leave memory now without anything being lost or cut off."""

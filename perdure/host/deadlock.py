@@ -48,8 +48,8 @@ def find_circle(
 
 def _waits(node: _Waiting, machine_at: Callable[[str], Machine | None]) -> Iterator[_Waiting]:
     machine = node.machine
-    if machine.holder is not None and any(call.event.id == node.call_id for call in machine.queue or ()):
-        yield _Waiting(machine, machine.holder.event.id)
+    if machine.holder is not None and any(call.id == node.call_id for call in machine.queue or ()):
+        yield _Waiting(machine, machine.holder.id)
         return
     for asked in (machine.asked or {}).values():
         if asked.by == node.call_id and not asked.future.done():
@@ -63,4 +63,4 @@ def _handler(node: _Waiting) -> str:
     running = (machine.running or {}).get(node.call_id)
     if running is not None:
         return running.event.handler
-    return next(call.event.handler for call in machine.queue or () if call.event.id == node.call_id)
+    return next(call.handler for call in machine.queue or () if call.id == node.call_id)

@@ -31,7 +31,7 @@ from perdure.host.alarms import HORIZON_NS, Alarms
 from perdure.host.checkpoint import Checkpointer
 from perdure.host.effects import Effects
 from perdure.host.incoming import Answer, IncomingCall
-from perdure.host.machine import Machine, decode_failure, encode_failure
+from perdure.host.machine import Machine, Surroundings, decode_failure, encode_failure
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
 from perdure.journal.codec import Message
@@ -101,6 +101,7 @@ class Host:
         self.version = version
         self.clock: Clock = clock if clock is not None else RealClock()
         self.slot = slot
+        self.surroundings = Surroundings(layout.secret, asyncio.get_running_loop())
         self.log: PartitionLog
         self.alarms = Alarms(self.clock, self._ring)
         self.effects = Effects(self)

@@ -220,8 +220,8 @@ class ObjectLoop:
 
     # --- what asyncio asks
 
-    def get_debug(self) -> bool:
-        return False
+    # Each new future asks it; `bool()` is False without a Python frame.
+    get_debug: ClassVar[Callable[[], bool]] = staticmethod(bool)
 
     def is_running(self) -> bool:
         return asyncio._get_running_loop() is self  # type: ignore[comparison-overlap]

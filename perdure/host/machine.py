@@ -49,13 +49,12 @@ from perdure.journal.entry import (
 from perdure.journal.identity import call_id, oid_of
 from perdure.object import Kind, Object
 from perdure.ref import Ref, format_address, parse_address
-from perdure.serde import Arguments
+from perdure.serde import Arguments, Signature
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-_get_running_loop = asyncio._get_running_loop
 _set_running_loop = asyncio._set_running_loop
 
 encode_failure = msgspec.json.Encoder().encode
@@ -63,14 +62,14 @@ decode_failure = msgspec.json.Decoder(Failure).decode
 
 
 class Running:
-    """A call whose handler has begun and not ended (or that waits in the queue to begin)."""
+    """A call whose handler has begun, and waits for something."""
 
     __slots__ = ("event", "since", "task")
 
-    def __init__(self, event: Call, since: int) -> None:
+    def __init__(self, event: Call, since: int, task: Task) -> None:
         self.event = event
         self.since = since
-        self.task: Task | None = None
+        self.task = task
 
 
 class Asked:
@@ -112,6 +111,19 @@ class Kept:
         """None while it runs."""
 
 
+class Surroundings:
+    """What all machines of a host have in common."""
+
+    __slots__ = ("outer", "secret")
+
+    def __init__(self, secret: bytes, outer: asyncio.AbstractEventLoop | None) -> None:
+        self.secret = secret
+        """The store's secret, from which chance is derived."""
+        self.outer = outer
+        """The event loop that runs when no turn does. Known, since asking for it at each turn
+        costs a system call on CPython 3.11."""
+
+
 class Machine(ObjectLoop):
     """The durable memory of one object, and the rules by which an event changes it."""
 
@@ -120,7 +132,6 @@ class Machine(ObjectLoop):
         "asked",
         "commands",
         "creating",
-        "dead",
         "holder",
         "instance",
         "kept",
@@ -130,30 +141,30 @@ class Machine(ObjectLoop):
         "queue",
         "read_only",
         "running",
-        "secret",
         "seq",
         "steps",
+        "surroundings",
         "tainted",
         "undone",
     )
 
     is_object_loop: ClassVar[bool] = True
 
-    def __init__(self, kind: Kind, key: str, oid: int, secret: bytes) -> None:
+    def __init__(self, kind: Kind, key: str, oid: int, surroundings: Surroundings) -> None:
         super().__init__()
         self.kind = kind
         self.key = key
         self.oid = oid
-        self.secret = secret
+        self.surroundings = surroundings
         self.seq = 0
         self.instance: Object | None = None
         """None before the first call, and after the object was deleted."""
         self.creating = False
         """`on_create` is suspended; calls wait for it."""
         self.running: dict[str, Running] | None = None
-        self.holder: Running | None = None
+        self.holder: Call | None = None
         """The call that holds a `reentrant=False` object."""
-        self.queue: deque[Running] | None = None
+        self.queue: deque[Call] | None = None
         """Calls that were taken in and have not begun."""
         self.asked: dict[int, Asked] | None = None
         self.steps: dict[int, Waited] | None = None
@@ -164,8 +175,6 @@ class Machine(ObjectLoop):
         self.tainted = False
         """A query changed something: this memory must not be used any further."""
         self.read_only = False
-        self.dead = False
-        """Its suspended code is being dropped; whatever that still asks for is swallowed."""
         self._chance: Chance | None = None
 
     @property
@@ -185,7 +194,6 @@ class Machine(ObjectLoop):
         self._chance = None
         self.undone = False
         commands = self.commands = []
-        outer = _get_running_loop()
         _set_running_loop(self)  # type: ignore[arg-type]
         try:
             if type(event) is Call:
@@ -197,7 +205,7 @@ class Machine(ObjectLoop):
         finally:
             if self.ready:
                 self.ready.clear()
-            _set_running_loop(outer)
+            _set_running_loop(self.surroundings.outer)
         if self.undone:
             commands[:] = commands[-1:]
         return commands
@@ -210,7 +218,7 @@ class Machine(ObjectLoop):
         call = event
         if type(event) is Started:
             assert self.queue is not None
-            call = self.queue.popleft().event
+            call = self.queue.popleft()
             self.queue = self.queue or None
         assert type(call) is Call
         for command in commands:
@@ -219,15 +227,15 @@ class Machine(ObjectLoop):
 
     def wake_at(self) -> int:
         """When there is something to do without being asked: 0 never, 1 at once, else a time."""
-        if self.steps or self.next_call() is not None:
+        if self.steps is not None or (self.queue is not None and self.next_call() is not None):
             return 1
-        return self.next_timer_ns()
+        return self.next_timer_ns() if self.timers is not None else 0
 
     def next_call(self) -> Started | None:
         """The event that begins the first call of the queue, if it may begin."""
         if self.queue is None or self.holder is not None or self.creating:
             return None
-        return Started(self.queue[0].event.id)
+        return Started(self.queue[0].id)
 
     def quiescent(self) -> bool:
         """Whether no code is suspended: then the object is plain data."""
@@ -236,17 +244,16 @@ class Machine(ObjectLoop):
     # --- events
 
     def _call(self, event: Call, arguments: Arguments | None) -> None:
-        call = Running(event, self.now_ns)
         if event.keep_ns:
             self._keep(event, None)
-        if self.instance is None and not self._create(call):
+        if self.instance is None and not self._create(event):
             return
         if self.creating or self.holder is not None or (self.queue is not None and not self.kind.reentrant):
             if self.queue is None:
                 self.queue = deque()
-            self.queue.append(call)
+            self.queue.append(event)
             return
-        self._begin(call, arguments)
+        self._begin(event, arguments)
 
     def _started(self, event: Started) -> None:
         # It may come late: the host asked for it before something else changed the queue.
@@ -257,7 +264,7 @@ class Machine(ObjectLoop):
         self.queue = self.queue or None
         self._begin(call, None)
 
-    def _create(self, call: Running) -> bool:
+    def _create(self, event: Call) -> bool:
         try:
             self.instance = self.kind.fresh(self.key)
             if not self.kind.creates:
@@ -270,7 +277,7 @@ class Machine(ObjectLoop):
         except Exception as error:
             # What __init__ or on_create asked for before it raised must not stand without an
             # object: the whole turn is undone, and the caller learns why.
-            self._undo(call, error)
+            self._undo(event, error)
             return False
         self.creating = True
         self.remember(task)
@@ -283,86 +290,77 @@ class Machine(ObjectLoop):
         if error is None:
             return
         failure = failure_of(error)
-        for call in self.queue or ():
-            self._answer(call.event, None, failure, error)
+        for event in self.queue or ():
+            self._answer(event, None, failure, error)
         self._forget_everything()
 
-    def _begin(self, call: Running, arguments: Arguments | None) -> None:
+    def _begin(self, event: Call, arguments: Arguments | None) -> None:
         """Run a handler to its end or to its first wait."""
-        event = call.event
         handler = self.kind.handlers.get(event.handler)
         if handler is None:
             error = UnknownHandler(f"{self.kind.name} has no handler {event.handler!r}")
             self._answer(event, None, failure_of(error), error)
             return
-        signature = handler.signature
-        self.call = call
+        self.call = event
+        context = contextvars.Context()
         try:
             if arguments is None:
-                if event.format == PICKLE:
-                    args, kwargs = heap.loads(event.body)
-                    args, kwargs = signature.bind(args, kwargs)
-                else:
-                    args, kwargs = signature.decode_json(event.body)
-            else:
-                args, kwargs = arguments
+                arguments = decode_arguments(handler.signature, event)
+            args, kwargs = arguments
             if not handler.awaits:
-                context = contextvars.Context()
                 result = context.run(handler.function, self.instance, *args, **kwargs)
                 self._answer(event, result, None, None)
                 return
-            task = Task(handler.function(self.instance, *args, **kwargs), self, contextvars.Context())
+            task = Task(handler.function(self.instance, *args, **kwargs), self, context)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            self._failed(event, raised, undo=handler.atomic)
+            return
+        # Most handlers never wait; they end in here.
+        if task.begin():
+            self._end_call(event, task, undo=handler.atomic)
+            return
+        if self.running is None:
+            self.running = {}
+        self.running[event.id] = Running(event, self.now_ns, task)
+        if not self.kind.reentrant:
+            self.holder = event
+        self.remember(task)
+        task.add_done_callback(self._ended)
+
+    def _end_call(self, event: Call, task: Task, *, undo: bool) -> None:
+        try:
+            result = task.result()
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            self._failed(call, error, undo=handler.atomic)
-            return
-        task.context.run(task.step)
-        if task.done():
-            if task.cancelled():
-                self._failed(call, asyncio.CancelledError(), undo=handler.atomic)
-            elif (raised := task.exception()) is not None:
-                self._failed(call, raised, undo=handler.atomic)
-            else:
-                self._answer(event, task.result(), None, None)
-            return
-        call.task = task
-        if self.running is None:
-            self.running = {}
-        self.running[event.id] = call
-        if not self.kind.reentrant:
-            self.holder = call
-        self.remember(task)
-        task.add_done_callback(self._ended)
+            self._failed(event, error, undo=undo)
+        else:
+            self._answer(event, result, None, None)
 
     def _ended(self, task: asyncio.Future[Any]) -> None:
         """The handler of a call has come to its end in a later turn than it began."""
         assert isinstance(task, Task)
-        call: Running = task.call
-        event = call.event
-        if self.running is None or self.running.get(event.id) is not call:
+        event: Call = task.call
+        running = self.running.get(event.id) if self.running else None
+        if running is None or running.task is not task:
             return
-        del self.running[event.id]
-        if not self.running:
-            self.running = None
-        if self.holder is call:
+        del self.running[event.id]  # type: ignore[union-attr]
+        self.running = self.running or None
+        if self.holder is not None and self.holder.id == event.id:
             self.holder = None
-        if task.cancelled():
-            self._failed(call, asyncio.CancelledError(), undo=False)
-        elif (error := task.exception()) is not None:
-            self._failed(call, error, undo=False)
-        else:
-            self._answer(event, task.result(), None, None)
+        self._end_call(event, task, undo=False)
 
-    def _failed(self, call: Running, error: BaseException, *, undo: bool) -> None:
+    def _failed(self, event: Call, error: BaseException, *, undo: bool) -> None:
         if undo:
-            self._undo(call, error)
+            self._undo(event, error)
         else:
-            self._answer(call.event, None, failure_of(error), error)
+            self._answer(event, None, failure_of(error), error)
 
-    def _undo(self, call: Running, error: BaseException) -> None:
+    def _undo(self, event: Call, error: BaseException) -> None:
         self.undone = True
-        self._answer(call.event, None, failure_of(error), error)
+        self._answer(event, None, failure_of(error), error)
 
     def _reply(self, event: Reply) -> None:
         asked = self.asked.pop(event.number, None) if self.asked else None
@@ -383,20 +381,21 @@ class Machine(ObjectLoop):
 
     def _refused(self, event: Refused) -> None:
         for call in self.queue or ():
-            if call.event.id == event.id:
+            if call.id == event.id:
                 assert self.queue is not None
                 self.queue.remove(call)
                 self.queue = self.queue or None
                 failure = decode_failure(event.failure)
-                self._answer(call.event, None, failure, exception_of(failure))
+                self._answer(call, None, failure, exception_of(failure))
                 return
 
     def _end(self, event: Ended) -> None:
         if self.instance is not None:
             error = Conflict(f"{self.address} was deleted while the call was under way")
             failure = failure_of(error)
-            for call in [*(self.running or {}).values(), *(self.queue or ())]:
-                self._answer(call.event, None, failure, error)
+            running = [call.event for call in (self.running or {}).values()]
+            for call in [*running, *(self.queue or ())]:
+                self._answer(call, None, failure, error)
             for number in self.steps or ():
                 self.commands.append(StepDropped(number))
             self._forget_everything()
@@ -415,7 +414,7 @@ class Machine(ObjectLoop):
 
     def _forget_everything(self) -> None:
         # The numbers go on, so that ids of a former life are never given again.
-        self.discard()
+        self._drop_tasks()
         self.instance = None
         self.timers = None
         self.cancelled_timers = 0
@@ -492,7 +491,6 @@ class Machine(ObjectLoop):
         self._chance = None
         self.read_only = True
         self.call = None
-        outer = _get_running_loop()
         _set_running_loop(self)  # type: ignore[arg-type]
         own_class = type(instance)
         instance.__class__ = self.kind.read_only
@@ -516,7 +514,7 @@ class Machine(ObjectLoop):
             self.read_only = False
             self._chance = None
             self.number, self.now_ns = number, now
-            _set_running_loop(outer)
+            _set_running_loop(self.surroundings.outer)
             if len(self.tasks or ()) != tasks:
                 self.tainted = True
         if self.tainted:
@@ -531,13 +529,12 @@ class Machine(ObjectLoop):
 
     def _fresh_for_query(self, now_ns: int) -> Object:
         """An object that never was, for the time of one query."""
-        outer = _get_running_loop()
         _set_running_loop(self)  # type: ignore[arg-type]
         try:
             self.now_ns = max(self.now_ns, now_ns)
             return self.kind.fresh(self.key)
         finally:
-            _set_running_loop(outer)
+            _set_running_loop(self.surroundings.outer)
 
     # --- what author code asks for (perdure.inside.Inside)
 
@@ -562,7 +559,7 @@ class Machine(ObjectLoop):
         if self.asked is None:
             self.asked = {}
         there = event.id if type(event) is Call else ""
-        here = self.call.event.id if self.call is not None else ""
+        here = self.call.id if self.call is not None else ""
         self.asked[future.number] = Asked(future, to, handler, self.now_ns, there, here)
 
     def tell(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
@@ -603,11 +600,10 @@ class Machine(ObjectLoop):
         return self.chance.random.random()
 
     def current(self) -> Current:
-        call = self.call
+        event: Call | None = self.call
         ref = Ref(self.kind.name, self.key)
-        if call is None:
+        if event is None:
             return Current(ref, None, None, None)
-        event = call.event
         caller = Ref(*parse_address(event.caller)) if event.caller else None
         principal = heap.loads(event.principal) if event.principal else None
         return Current(ref, caller, principal, event.id)
@@ -617,7 +613,7 @@ class Machine(ObjectLoop):
         """This turn's chance, made at its first use."""
         chance = self._chance
         if chance is None:
-            chance = self._chance = Chance(self.secret, self.oid, self.seq, fresh=self.read_only)
+            chance = self._chance = Chance(self.surroundings.secret, self.oid, self.seq, fresh=self.read_only)
         return chance
 
     def _set_timer(
@@ -641,10 +637,18 @@ class Machine(ObjectLoop):
     def discard(self) -> None:
         """Let go of suspended code without running its `finally` blocks: it is not ending, it is
         only no longer in this memory."""
-        self.dead = True
+        if not self.tasks:
+            return
+        _set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            self._drop_tasks()
+        finally:
+            _set_running_loop(self.surroundings.outer)
+
+    def _drop_tasks(self) -> None:
         for task in (self.tasks or {}).values():
             heap.drop(task.coroutine)
-        self.dead = False
+        self.ready.clear()
 
 
 _EVENTS: dict[type, Callable[[Machine, Any], None]] = {
@@ -656,6 +660,14 @@ _EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Ended: Machine._end,
     Skipped: Machine._skipped,
 }
+
+
+def decode_arguments(signature: Signature, event: Call) -> Arguments:
+    """The arguments of a call from the bytes that came in, checked."""
+    if event.format == PICKLE:
+        args, kwargs = heap.loads(event.body)
+        return signature.bind(args, kwargs)
+    return signature.decode_json(event.body)
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

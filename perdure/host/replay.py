@@ -79,6 +79,8 @@ def silence() -> Iterator[None]:
 
 
 def _same(found: list[Command], expected: list[Command]) -> bool:
+    if found == expected:
+        return True
     if len(found) != len(expected):
         return False
     for new, old in zip(found, expected, strict=True):

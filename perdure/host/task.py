@@ -18,6 +18,11 @@ if TYPE_CHECKING:
 
 _enter_task: Callable[[Any, Any], None] = asyncio.tasks._enter_task
 _leave_task: Callable[[Any, Any], None] = asyncio.tasks._leave_task
+# Bound once: what the C future does, without a look-up through the classes at each end of a task.
+_init: Callable[..., None] = asyncio.Future.__init__
+_set_result: Callable[..., None] = asyncio.Future.set_result
+_set_exception: Callable[..., None] = asyncio.Future.set_exception
+_cancel: Callable[..., bool] = asyncio.Future.cancel
 
 
 class Future(asyncio.Future[Any]):
@@ -48,7 +53,7 @@ class Task(Future):
         name: str | None = None,
     ) -> None:
         # Future.__init__ in place: one call less for each turn.
-        asyncio.Future.__init__(self, loop=loop)  # type: ignore[arg-type]
+        _init(self, loop=loop)
         loop.number += 1
         self.number = loop.number
         self.loop = loop
@@ -117,6 +122,37 @@ class Task(Future):
 
     # --- steps
 
+    def begin(self) -> bool:
+        """Take the first step inline; whether it was the last as well.
+
+        What `step` does, for a task that nobody can have cancelled yet: this is the path of every
+        handler that does not wait.
+        """
+        loop = self.loop
+        _enter_task(loop, self)
+        try:
+            waited = self.context.run(self.coroutine.send, None)
+        except StopIteration as stop:
+            if self.must_cancel:
+                self.must_cancel = False
+                _cancel(self, msg=self._cancel_message)
+            else:
+                _set_result(self, stop.value)
+            return True
+        except asyncio.CancelledError as cancelled:
+            self._cancelled_exc = cancelled
+            _cancel(self)
+            return True
+        except KeyboardInterrupt:
+            raise
+        except BaseException as raised:
+            _set_exception(self, raised)
+            return True
+        finally:
+            _leave_task(loop, self)
+        self._wait_for(waited)
+        return False
+
     def step(self, error: BaseException | None = None) -> None:
         """Run the coroutine to its next wait, inside its context."""
         loop = self.loop
@@ -136,19 +172,19 @@ class Task(Future):
             if self.must_cancel:
                 # Cancelled by itself in its last step, as asyncio.Task has it.
                 self.must_cancel = False
-                Future.cancel(self, msg=self._cancel_message)
+                _cancel(self, msg=self._cancel_message)
             else:
-                Future.set_result(self, stop.value)
+                _set_result(self, stop.value)
             loop.forget(self)
         except asyncio.CancelledError as cancelled:
             self._cancelled_exc = cancelled
-            Future.cancel(self)
+            _cancel(self)
             loop.forget(self)
         except KeyboardInterrupt:
             raise
         except BaseException as raised:
             # SystemExit too: an object that calls sys.exit() fails its call and not the node.
-            Future.set_exception(self, raised)
+            _set_exception(self, raised)
             loop.forget(self)
         else:
             self._wait_for(waited)
