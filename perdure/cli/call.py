@@ -1,0 +1,183 @@
+"""`perdure call` and `perdure send`: a handler of an object, from the shell."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import click
+
+from perdure.cli.client import PATIENCE_S, Answer, Server, object_path, remote
+from perdure.cli.output import Complaint, print_json
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_NAMED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
+
+
+def read_arguments(arguments: Sequence[str], read_stdin: Callable[[], bytes]) -> bytes | None:
+    """What was typed behind the handler, as the body of a request.
+
+    `name=value` for named arguments, else values by position; a value is JSON where it parses,
+    else a string. One JSON object or array alone is the body itself; `-` is what stdin brings.
+    """
+    if not arguments:
+        return None
+    if list(arguments) == ["-"]:
+        return read_stdin()
+    named = [_NAMED.fullmatch(argument) for argument in arguments]
+    if not any(named):
+        if len(arguments) == 1 and arguments[0].lstrip()[:1] in ("{", "["):
+            return _whole_body(arguments[0])
+        return _dump([read_value(argument) for argument in arguments])
+    values: dict[str, Any] = {}
+    for argument, match in zip(arguments, named, strict=True):
+        if match is None:
+            raise click.UsageError(
+                f"{argument!r} has no name and others have one; give all by name or all by position"
+            )
+        if match[1] in values:
+            raise click.UsageError(f"{match[1]!r} is given twice")
+        values[match[1]] = read_value(match[2])
+    return _dump(values)
+
+
+def read_value(text: str) -> Any:
+    """JSON where it parses, else the text itself."""
+    try:
+        return _loads(text)
+    except ValueError:
+        return text
+
+
+def _whole_body(text: str) -> bytes:
+    try:
+        _loads(text)
+    except ValueError as error:
+        raise click.UsageError(f"the body is no JSON: {error}") from None
+    return text.encode()
+
+
+def _loads(text: str) -> Any:
+    def refuse(name: str) -> Any:
+        raise ValueError(f"{name} is no JSON")
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode(errors="surrogateescape")
+
+
+def _request_options(command: F) -> F:
+    options: list[Callable[[F], F]] = [
+        click.option(
+            "-H",
+            "--header",
+            "headers",
+            multiple=True,
+            metavar="'NAME: VALUE'",
+            help="A header field for the app's own authorize.",
+        ),
+        click.option("--idempotency-key", metavar="KEY", help="The same key again runs it once."),
+    ]
+    for option in options:
+        command = option(command)
+    return remote(command)
+
+
+def _post(
+    server: Server,
+    address: str,
+    handler: str,
+    arguments: Sequence[str],
+    headers: Sequence[str],
+    more: dict[str, str | None],
+    timeout_s: float | None,
+) -> Answer:
+    sent = []
+    for header in headers:
+        name, colon, value = header.partition(":")
+        if not colon or not name.strip():
+            raise click.UsageError(f"{header!r} is no header field; it looks like 'Name: value'")
+        sent.append((name.strip(), value.strip()))
+    sent += [(name, value) for name, value in more.items() if value is not None]
+    return server.request(
+        "POST",
+        f"/{object_path(address)}/{quote(handler, safe='')}",
+        body=read_arguments(arguments, sys.stdin.buffer.read),
+        headers=sent,
+        timeout_s=timeout_s,
+    )
+
+
+@click.command(
+    epilog="Examples: perdure call Counter/lobby increment by=2; "
+    """perdure call Cart/7 add '{"sku": "tea", "n": 1}'; perdure call Room/a post - < text.json"""
+)
+@click.argument("address")
+@click.argument("handler")
+@click.argument("arguments", nargs=-1)
+@click.option(
+    "--timeout", type=float, metavar="SECONDS", help="Give up waiting; the call itself goes on."
+)
+@_request_options
+def call(
+    address: str,
+    handler: str,
+    arguments: tuple[str, ...],
+    timeout: float | None,
+    idempotency_key: str | None,
+    headers: tuple[str, ...],
+    url: str,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """Call HANDLER of the object ADDRESS (Class/key) and print its result.
+
+    ARGUMENTS are name=value pairs, or values by position, or one JSON object or array, or - for
+    stdin. A value is JSON where it parses, else a string.
+    """
+    more = {"Idempotency-Key": idempotency_key, "Perdure-Timeout": None}
+    if timeout is not None:
+        more["Perdure-Timeout"] = f"{timeout:g}"
+    # Without a timeout it waits: a handler may well take a month.
+    patience_s = timeout + PATIENCE_S if timeout is not None else None
+    answer = _post(Server(url, token), address, handler, arguments, headers, more, patience_s)
+    try:
+        print_json(answer.json())
+    except ValueError:
+        raise Complaint(f"{url} has answered with something else than JSON") from None
+
+
+@click.command(epilog="Example: perdure send Order/42 run cart=7")
+@click.argument("address")
+@click.argument("handler")
+@click.argument("arguments", nargs=-1)
+@_request_options
+def send(
+    address: str,
+    handler: str,
+    arguments: tuple[str, ...],
+    idempotency_key: str | None,
+    headers: tuple[str, ...],
+    url: str,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """Call HANDLER of the object ADDRESS without waiting for its end; print the call's id.
+
+    The id is printed once the call is on disk. GET /_perdure/calls/ID brings the result.
+    """
+    more = {"Prefer": "respond-async", "Idempotency-Key": idempotency_key}
+    answer = _post(Server(url, token), address, handler, arguments, headers, more, PATIENCE_S)
+    location = answer.headers.get("Location", "")
+    call_id = location.rsplit("/", 1)[-1]
+    if as_json:
+        print_json({"id": call_id, "location": location})
+    else:
+        click.echo(call_id)

@@ -1,0 +1,99 @@
+"""`perdure`: the table of commands, and what every one of them does with an error.
+
+Exit codes: 0 done, 1 it says no, 2 wrong use.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+import click
+
+from perdure.cli.output import Complaint, WrongUse, complain
+from perdure.errors import BadApp, BadSettings, InvalidKey, PerdureError, StoreBusy
+
+# name: (module:attribute, what it does). The line stands here so that the list of commands needs
+# no import of theirs.
+_COMMANDS: dict[str, tuple[str, str]] = {
+    "dev": ("perdure.cli.serve:dev", "Serve an app for development: reload on change, state kept."),
+    "serve": ("perdure.cli.serve:serve", "Serve an app for production."),
+    "call": ("perdure.cli.call:call", "Call a handler of an object and print the result."),
+    "send": ("perdure.cli.call:send", "Tell an object something; print the call's id."),
+    "ls": ("perdure.cli.objects:ls", "List objects."),
+    "show": ("perdure.cli.objects:show", "Show one object: state, seq, timers, waits."),
+    "history": ("perdure.cli.history:history", "Show an object's journal, an entry a line."),
+    "delete": ("perdure.cli.objects:delete", "End an object: its state and its timers."),
+    "quarantine": ("perdure.cli.quarantine:quarantine", "Objects that were set aside."),
+    "fsck": ("perdure.cli.fsck:fsck", "Check a data directory, and cut a damaged log."),
+    "version": ("perdure.cli.version:version", "Print the version."),
+}
+
+
+class _Commands(click.Group):
+    """A group which imports a command when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        module, _, name = _COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in _COMMANDS and not args[0].startswith("-"):
+            import difflib
+
+            near = difflib.get_close_matches(args[0], _COMMANDS, 1)
+            hint = f" Did you mean {near[0]!r}?" if near else " See: perdure --help"
+            raise click.UsageError(f"there is no command {args[0]!r}.{hint}", ctx)
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except PerdureError as error:
+            wrong_use = isinstance(error, (BadApp, BadSettings, InvalidKey, StoreBusy))
+            kind = WrongUse if wrong_use else Complaint
+            raise kind(error.message, hint=error.hint, code=error.code) from error
+
+
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Example: perdure dev counter.py",
+)
+@click.version_option(package_name="perdure", message="perdure %(version)s")
+def commands() -> None:
+    """Durable objects for Python: a class whose objects never forget."""
+
+
+def main() -> None:
+    """The entry point of the script."""
+    import sys
+
+    try:
+        code = commands.main(standalone_mode=False, prog_name="perdure")
+    except Complaint as complaint:
+        complain(complaint)
+        code = complaint.exit_code
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("stopped", err=True)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

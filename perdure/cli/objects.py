@@ -1,0 +1,142 @@
+"""`perdure ls`, `show` and `delete`: what there is, and an end to it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from perdure.cli.client import Server, object_path, remote
+from perdure.cli.output import Complaint, print_json, print_table, show_age, show_time
+
+_PAGE = 1000
+
+
+@click.command(epilog="Example: perdure ls Counter --prefix lob --limit 20")
+@click.argument("class_name", metavar="[CLASS]", required=False)
+@click.option("--prefix", help="Only keys that begin with it.")
+@click.option("--status", help="Only objects in it, such as running or quarantined.")
+@click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
+@remote
+def ls(
+    class_name: str | None,
+    prefix: str | None,
+    status: str | None,
+    limit: int,
+    url: str,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """List objects by class and key."""
+    rows = _list(Server(url, token), class_name, prefix, status, limit + 1)
+    more = len(rows) > limit
+    del rows[limit:]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo("no objects" + (" like that" if class_name or prefix or status else " yet"))
+        return
+    print_table(
+        ("ADDRESS", "STATUS", "SEQ", "UPDATED"),
+        [
+            (row["address"], row["status"], str(row["seq"]), _updated(row["updated"]))
+            for row in rows
+        ],
+    )
+    if more:
+        click.echo(f"… and more; --limit {limit * 10} shows them", err=True)
+
+
+def _list(
+    server: Server, kind: str | None, prefix: str | None, status: str | None, limit: int
+) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    while len(rows) < limit:
+        size = min(limit - len(rows), _PAGE)
+        query = {"class": kind, "prefix": prefix, "status": status, "limit": size}
+        page = server.get("objects", **query, after=rows[-1]["address"] if rows else None)
+        rows += page
+        if len(page) < size:
+            break
+    return rows
+
+
+def _updated(time: Any) -> str:
+    age = show_age(time)
+    return f"{age} ago" if age else ""
+
+
+@click.command(epilog="Example: perdure show Counter/lobby")
+@click.argument("address")
+@remote
+def show(address: str, url: str, token: str | None, as_json: bool) -> None:
+    """Show one object: state, seq, timers, waits, connections and pending steps."""
+    shown = Server(url, token).get(f"objects/{object_path(address)}")
+    if as_json:
+        print_json(shown)
+        return
+    heading = click.style(shown.pop("address"), bold=True)
+    click.echo(f"{heading}  {shown.pop('status', '')}")
+    shown.pop("class", None)
+    shown.pop("key", None)
+    state = shown.pop("state", None)
+    for name, value in shown.items():
+        if name.endswith(("_at", "_ns")) or name in ("created", "updated"):
+            value = show_time(value) if value else ""
+        if value in (None, "", [], {}):
+            continue
+        _print_fact(name, value)
+    if state is not None:
+        _print_fact("state", state if state != {} else "{}")
+
+
+def _print_fact(name: str, value: Any) -> None:
+    label = click.style(f"{name}:", dim=True)
+    if isinstance(value, dict):
+        click.echo(label)
+        for key, inner in value.items():
+            click.echo(f"  {key} = {_one_line(inner)}")
+    elif isinstance(value, list):
+        click.echo(label)
+        for inner in value:
+            click.echo(f"  {_one_line(inner)}")
+    else:
+        click.echo(f"{label} {value}")
+
+
+def _one_line(value: Any) -> str:
+    if isinstance(value, dict) and all(isinstance(inner, str | int) for inner in value.values()):
+        compact = json.dumps(value, ensure_ascii=False)
+        return compact if len(compact) < 80 else json.dumps(value, ensure_ascii=False, indent=2)
+    text = json.dumps(value, ensure_ascii=False)
+    if len(text) <= 100:
+        return text
+    return json.dumps(value, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+
+
+@click.command(epilog="Example: perdure delete Counter/lobby --yes")
+@click.argument("address")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@remote
+def delete(address: str, yes: bool, url: str, token: str | None, as_json: bool) -> None:
+    """End an object: its state, its timers and its waiting code. Its history stays."""
+    path = object_path(address)
+    if not yes:
+        confirm(f"Delete {address}? Its state cannot be brought back")
+    Server(url, token).request("DELETE", f"/_perdure/objects/{path}")
+    if as_json:
+        print_json({"deleted": address})
+    else:
+        click.echo(f"{address} is deleted")
+
+
+def confirm(question: str) -> None:
+    """Ask on stderr; anything but yes, and nobody to ask, is a Complaint."""
+    try:
+        agreed = click.confirm(question, err=True)
+    except click.Abort:
+        agreed = False
+    if not agreed:
+        raise Complaint("nothing was done", hint="Without asking: --yes", code="declined")

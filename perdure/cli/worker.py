@@ -1,0 +1,263 @@
+"""The worker process: loads the app, runs the node, serves the socket that it is handed.
+
+Started by the supervisor alone (supervisor/process.py), with its orders in the environment. The
+order of what happens here matters: the hash seed is right before the user's code is imported, the
+guard is in place before it too, and nothing listens before an address beyond loopback is allowed.
+
+Exit code 0: drained. 2: it will not start with this app and these settings, and has said why.
+Anything else is an accident, after which the supervisor starts another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+
+from perdure.errors import AuthorError, BadApp, BadSettings, OperatorError, PerdureError
+from perdure.settings import Settings, load_settings
+from perdure.supervisor.deaths import FILE_NAME as DEATHS_FILE
+from perdure.supervisor.deaths import Deaths, ForgivingSlot
+from perdure.supervisor.link import Loaded, Orders, Ready, Refused, WorkerEnd
+from perdure.supervisor.listen import is_loopback
+from perdure.supervisor.slot import TurnSlot
+from perdure.supervisor.supervise import REFUSED
+
+if TYPE_CHECKING:
+    from perdure.cli.load import Loaded as LoadedApp
+
+_DEV_DRAIN_S = 2.0
+_LOST = 1
+_LOST_DRAIN_S = 1.0
+# Beyond the drain, when the supervisor is gone and nobody else would end a worker that hangs.
+_ORPHAN_GRACE_S = 10.0
+
+
+def main() -> NoReturn:
+    """Run by `python -m perdure.cli.worker`."""
+    # A segmentation fault prints where; the supervisor's SIGUSR2 asks a turn that does not end.
+    faulthandler.enable()
+    faulthandler.register(signal.SIGUSR2, all_threads=False)
+    orders = Orders.from_environ()
+    for fd in (orders.link_fd, orders.slot_fd):
+        os.set_inheritable(fd, False)
+    link = WorkerEnd(orders.link_fd)
+    from perdure.cli.logs import set_up_logs
+
+    set_up_logs(dev=orders.dev)
+    try:
+        code = _Worker(orders, link).run()
+    except PerdureError as error:
+        _refuse(error, orders, link)
+        code = REFUSED
+    sys.exit(code)
+
+
+def _refuse(error: PerdureError, orders: Orders, link: WorkerEnd) -> None:
+    from perdure.cli.load import NoSuchApp, files_of_user
+    from perdure.cli.output import Complaint
+
+    told = Complaint(f"cannot start: {error.message}", hint=error.hint, code=error.code)
+    told.show()
+    # Only what is in the user's files can be mended by changing them.
+    fixable = isinstance(error, AuthorError | BadApp) and not isinstance(error, NoSuchApp)
+    link.say(Refused(error.code, fixable, files_of_user(orders.app, error)))
+
+
+class _Worker:
+    def __init__(self, orders: Orders, link: WorkerEnd) -> None:
+        self._orders = orders
+        self._link = link
+        self._settings: Settings
+        self._app: LoadedApp
+
+    def run(self) -> int:
+        from perdure.cli.load import files_of_user, load
+        from perdure.host import guard
+
+        # A guess that is mostly right, and saves importing the app twice.
+        self._seed_from(_try_settings(self._orders.flags), must_exist=True)
+        guard.install()
+        self._app = load(self._orders.app)
+        self._settings = _merge(self._app, self._orders)
+        self._refuse_open_door()
+        settings = self._settings
+        self._link.say(
+            Loaded(
+                host=settings.host,
+                port=settings.port,
+                turn_timeout=settings.turn_timeout,
+                drain_timeout=settings.drain_timeout,
+                deaths=str(path) if (path := _deaths_path(settings)) is not None else None,
+                files=files_of_user(self._orders.app),
+            )
+        )
+        listening = self._link.receive_socket()
+        if listening is None:
+            return 1
+        self._seed_from(settings, must_exist=False)
+        return self._serve(listening)
+
+    # --- the hash seed
+
+    def _seed_from(self, settings: Settings | None, *, must_exist: bool) -> None:
+        """Be a process with the store's hash seed: if this is none, start again as one.
+
+        Sets of strings then iterate in the same order in each process that runs the objects.
+        """
+        if settings is None or _directory(settings) is None:
+            return
+        from perdure.store import prepare
+        from perdure.store.sqlite_file import DATABASE
+
+        directory = _directory(settings)
+        if must_exist and not (directory is not None and (directory / DATABASE).exists()):
+            return
+        try:
+            seed = str(prepare(settings).hash_seed)
+        except OperatorError:
+            if must_exist:
+                return  # If it is the right directory after all, this is met again.
+            raise
+        if os.environ.get("PYTHONHASHSEED") == seed:
+            return
+        environ = self._orders.to_environ({**os.environ, "PYTHONHASHSEED": seed})
+        for fd in (self._orders.link_fd, self._orders.slot_fd):
+            os.set_inheritable(fd, True)
+        os.execve(sys.executable, [sys.executable, "-P", "-m", "perdure.cli.worker"], environ)
+
+    # --- who may reach it
+
+    def _refuse_open_door(self) -> None:
+        """Raises BadSettings where anybody on the network could call every object."""
+        settings = self._settings
+        if is_loopback(settings.host):
+            return
+        authorize = self._app.app.authorize if self._app.app is not None else None
+        if authorize is not None:
+            return
+        if settings.insecure:
+            click.echo(
+                f"{click.style('warning:', fg='yellow', bold=True)} {settings.host} is served "
+                "without an authorize (--insecure): whoever can reach it may call every object",
+                err=True,
+            )
+            return
+        raise BadSettings(
+            f"{settings.host} is no loopback address, and the app has no authorize: whoever can "
+            "reach it could call every object",
+            hint="Give the app one: App([...], authorize=check). Or say that it is meant so: "
+            "--insecure.",
+        )
+
+    # --- serving
+
+    def _serve(self, listening: socket.socket) -> int:
+        import uvloop
+
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(self._serve_until_stopped(listening))
+
+    async def _serve_until_stopped(self, listening: socket.socket) -> int:
+        from perdure.gateway.front import serve_front
+        from perdure.gateway.http import Gateway
+        from perdure.node import Node
+
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        loop.add_signal_handler(signal.SIGTERM, stop.set)
+        self._link.watch(lambda: self._orphaned(loop, stop))
+        lost: list[OperatorError] = []
+
+        def on_lost(error: OperatorError) -> None:
+            lost.append(error)
+            stop.set()
+
+        settings = self._settings
+        deaths = Deaths.load(_deaths_path(settings))
+        slot = _slot(self._orders.slot_fd, deaths, loop)
+        node = Node(self._app.classes, settings, slot=slot, deaths=deaths, on_lost=on_lost)
+        await node.start()
+        authorize = self._app.app.authorize if self._app.app is not None else None
+        gateway = Gateway(node.host, settings, authorize, ready=lambda: node.ready)
+        front = await serve_front(gateway, sock=listening)
+        self._link.say(self._ready(node))
+        await stop.wait()
+        if lost:
+            # Memory may be ahead of what is on disk, so nothing of it may be kept: the next
+            # process begins with the disk. Who waits hears that the outcome is unknown.
+            click.echo(f"perdure: the store is lost: {lost[0]}", err=True)
+            await front.drain(_LOST_DRAIN_S)
+            os._exit(_LOST)
+        drain_s = settings.drain_timeout
+        await front.drain(min(drain_s, _DEV_DRAIN_S) if self._orders.dev else drain_s)
+        await node.drain()
+        return 0
+
+    def _ready(self, node: Any) -> Ready:
+        from perdure.cli.banner import describe, example
+
+        kinds = list(node.host.kinds.values())
+        directory = _directory(self._settings)
+        return Ready(
+            hash_seed=os.environ.get("PYTHONHASHSEED", ""),
+            data=str(directory) if directory is not None else "memory:",
+            classes=[describe(kind) for kind in kinds],
+            example=example(kinds),
+        )
+
+    def _orphaned(self, loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
+        """The supervisor is gone: drain, and see to it that this ends. In a thread of its own."""
+        try:
+            loop.call_soon_threadsafe(stop.set)
+        except RuntimeError:
+            return  # The loop is closed: it is ending already.
+        time.sleep(self._settings.drain_timeout + _ORPHAN_GRACE_S)
+        faulthandler.dump_traceback(all_threads=False)
+        os._exit(1)
+
+
+def _slot(fd: int, deaths: Deaths, loop: asyncio.AbstractEventLoop) -> TurnSlot:
+    # Only after a death is there something to forgive, and the plain slot is faster.
+    return ForgivingSlot(fd, deaths, loop.call_soon) if deaths.suspects() else TurnSlot(fd)
+
+
+def _merge(app: LoadedApp, orders: Orders) -> Settings:
+    """Flags over what the code says, that over variables, and those over defaults."""
+    if app.app is None:
+        return load_settings(orders.flags)
+    settings: Settings = dataclasses.replace(app.app.settings, **orders.flags)
+    return settings
+
+
+def _try_settings(flags: dict[str, Any]) -> Settings | None:
+    try:
+        return load_settings(flags)
+    except BadSettings:
+        return None
+
+
+def _directory(settings: Settings) -> Path | None:
+    """The data directory; None for a store without one."""
+    if settings.store is None:
+        return Path(settings.data).absolute()
+    scheme, _, rest = settings.store.partition(":")
+    return Path(rest).absolute() if scheme == "sqlite" and rest else None
+
+
+def _deaths_path(settings: Settings) -> Path | None:
+    directory = _directory(settings)
+    return directory / DEATHS_FILE if directory is not None else None
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,250 @@
+"""What the commands send, and what they make of the answers: against a server that is scripted."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from perdure.cli.main import commands
+
+
+class Script:
+    """The answers of a server by method and target, and what it was asked."""
+
+    def __init__(self) -> None:
+        self.answers: dict[str, tuple[int, Any, dict[str, str]]] = {}
+        self.asked: list[tuple[str, dict[str, str], bytes]] = []
+        script = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                size = int(self.headers.get("Content-Length", 0))
+                what = f"{self.command} {self.path}"
+                script.asked.append((what, dict(self.headers), self.rfile.read(size)))
+                status, body, headers = script.answers.get(what, (599, {"unscripted": what}, {}))
+                text = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("Content-Length", str(len(text)))
+                self.end_headers()
+                self.wfile.write(text)
+
+            do_GET = do_POST = do_DELETE = answer
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def on(self, what: str, body: Any, status: int = 200, **headers: str) -> None:
+        self.answers[what] = (status, body, headers)
+
+    def problem(self, what: str, status: int, code: str, detail: str, **more: Any) -> None:
+        self.on(what, {"code": code, "detail": detail, "status": status, **more}, status)
+
+    def run(self, *arguments: str, stdin: str | None = None) -> Result:
+        return CliRunner().invoke(commands, [*arguments, "--url", self.url], input=stdin)
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
+    monkeypatch.delenv("PERDURE_ADMIN_TOKEN", raising=False)
+    script = Script()
+    yield script
+    script.close()
+
+
+def test_call_prints_the_result(server: Script) -> None:
+    server.on("POST /Counter/lobby/increment", {"value": 2, "ü": [1]})
+    result = server.run("call", "Counter/lobby", "increment", "by=2", "to=x")
+    assert (result.exit_code, json.loads(result.stdout)) == (0, {"value": 2, "ü": [1]})
+    assert json.loads(server.asked[0][2]) == {"by": 2, "to": "x"}
+
+
+def test_call_passes_on_keys_headers_and_stdin(server: Script) -> None:
+    server.on("POST /Room/a%2Fb%20c/post", None)
+    result = server.run(
+        *("call", "Room/a%2Fb c", "post", "-", "--idempotency-key", "k1", "--timeout", "2.5"),
+        *("-H", "X-User: ada", "--token", "secret"),
+        stdin='["hi"]',
+    )
+    assert result.exit_code == 0, result.stderr
+    _, headers, body = server.asked[0]
+    assert body == b'["hi"]'
+    assert headers["Idempotency-Key"] == "k1"
+    assert headers["Perdure-Timeout"] == "2.5"
+    assert headers["X-User"] == "ada"
+    assert headers["Authorization"] == "Bearer secret"
+
+
+def test_send_prints_the_id(server: Script) -> None:
+    location = "/_perdure/calls/c-1"
+    server.on("POST /Order/42/run", b"", 202, Location=location)
+    assert server.run("send", "Order/42", "run").stdout == "c-1\n"
+    assert server.asked[0][1]["Prefer"] == "respond-async"
+    told = json.loads(server.run("send", "Order/42", "run", "--json").stdout)
+    assert told == {"id": "c-1", "location": location}
+
+
+def test_a_problem_is_told_in_words_and_is_1(server: Script) -> None:
+    errors = [{"path": "$.by", "message": "expected int, got str"}]
+    server.problem("POST /C/a/inc", 422, "invalid-arguments", "bad arguments", errors=errors)
+    result = server.run("call", "C/a", "inc", "by=x")
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert "error: bad arguments (invalid-arguments)" in result.stderr
+    assert "$.by: expected int, got str" in result.stderr
+
+
+def test_a_problem_as_json(server: Script) -> None:
+    server.problem("GET /_perdure/objects/C/a", 404, "unknown-object", "there is no C/a")
+    result = server.run("show", "C/a", "--json")
+    assert result.exit_code == 1
+    assert json.loads(result.stderr)["code"] == "unknown-object"
+
+
+def test_a_server_that_is_not_there() -> None:
+    result = CliRunner().invoke(commands, ["ls", "--url", "http://127.0.0.1:1"])
+    assert result.exit_code == 1
+    expected = "no perdure server at http://127.0.0.1:1; start one with: perdure dev APP"
+    assert expected in result.stderr
+
+
+def test_something_else_that_answers(server: Script) -> None:
+    server.on("GET /_perdure/quarantine", b"<html>", 404)
+    result = server.run("quarantine", "list")
+    assert result.exit_code == 1
+    assert "is no perdure server" in result.stderr
+
+
+@pytest.mark.parametrize("url", ["ftp://x", "http://", "http://h:99999", "http://h:x"])
+def test_an_url_that_is_none_is_wrong_use(url: str) -> None:
+    assert CliRunner().invoke(commands, ["ls", "--url", url]).exit_code == 2
+
+
+@pytest.mark.parametrize("address", ["Counter", "/x", "Counter/", "Counter/a/b", ""])
+def test_an_address_that_is_none_is_wrong_use(server: Script, address: str) -> None:
+    for command in (["show"], ["history"], ["delete", "--yes"], ["quarantine", "retry"]):
+        assert server.run(*command, address).exit_code == 2
+    assert server.run("call", address, "read").exit_code == 2
+    assert server.asked == []
+
+
+def row(key: str, **more: Any) -> dict[str, Any]:
+    given = {"class": "C", "key": key, "status": "idle", "seq": 3, "updated": None}
+    return {"address": f"C/{key}", **given, **more}
+
+
+def test_ls_asks_for_pages_and_says_that_there_is_more(server: Script) -> None:
+    first = "GET /_perdure/objects?class=C&prefix=a&status=idle&limit=3"
+    server.on(first, [row("a1"), row("a2"), row("a3")])
+    result = server.run("ls", "C", "--prefix", "a", "--status", "idle", "--limit", "2")
+    assert result.stdout.splitlines()[0].split() == ["ADDRESS", "STATUS", "SEQ", "UPDATED"]
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["C/a1", "C/a2"]
+    assert "more" in result.stderr
+
+
+def test_ls_of_nothing(server: Script) -> None:
+    server.on("GET /_perdure/objects?limit=101", [])
+    assert server.run("ls").stdout == "no objects yet\n"
+    assert json.loads(server.run("ls", "--json").stdout) == []
+
+
+def test_ls_fetches_page_after_page(server: Script) -> None:
+    server.on("GET /_perdure/objects?limit=1000", [row(f"{n:04}") for n in range(1000)])
+    server.on("GET /_perdure/objects?limit=501&after=C%2F0999", [row("1000")])
+    result = server.run("ls", "--limit", "1500", "--json")
+    assert len(json.loads(result.stdout)) == 1001
+
+
+def test_show_prints_state_and_leaves_out_what_is_empty(server: Script) -> None:
+    shown = row("a", state={"value": 7, "tags": ["x"]}, timers=[], waits=["sleep until noon"])
+    server.on("GET /_perdure/objects/C/a", shown)
+    text = server.run("show", "C/a").stdout
+    assert "C/a  idle" in text
+    assert "  value = 7\n" in text
+    assert "  sleep until noon\n" in text or '"sleep until noon"' in text
+    assert "timers" not in text
+    assert json.loads(server.run("show", "C/a", "--json").stdout) == shown
+
+
+def entry(seq: int) -> dict[str, Any]:
+    known = {"kind": "call", "input": {"by": 2}, "output": 2, "duration_us": 12, "version": "v"}
+    return {"seq": seq, "time": "2026-01-02T03:04:05.678Z", **known}
+
+
+def test_history_prints_an_entry_a_line(server: Script) -> None:
+    server.on("GET /_perdure/objects/C/a/history?after=5&limit=1000", [entry(6), entry(7)])
+    lines = server.run("history", "C/a", "--after", "5").stdout.splitlines()
+    assert [line.split()[0] for line in lines] == ["6", "7"]
+    assert 'call     {"by": 2}  → 2  12 µs' in lines[0]
+
+
+def test_history_follows_until_its_limit(server: Script) -> None:
+    server.on("GET /_perdure/objects/C/a/history?after=0&limit=3", [entry(1), entry(2)])
+    server.on("GET /_perdure/objects/C/a/history?after=2&limit=1", [entry(3)])
+    result = server.run("history", "C/a", "--follow", "--limit", "3", "--json")
+    assert [json.loads(line)["seq"] for line in result.stdout.splitlines()] == [1, 2, 3]
+    listed = server.run("history", "C/a", "--limit", "3", "--json")
+    assert [found["seq"] for found in json.loads(listed.stdout)] == [1, 2]
+
+
+def test_delete_asks(server: Script) -> None:
+    server.on("DELETE /_perdure/objects/C/a", b"", 204)
+    for answer in ("n\n", ""):
+        declined = server.run("delete", "C/a", stdin=answer)
+        assert declined.exit_code == 1
+        assert "nothing was done" in declined.stderr
+    assert server.asked == []
+    assert server.run("delete", "C/a", stdin="y\n").exit_code == 0
+    assert server.run("delete", "C/a", "--yes").stdout == "C/a is deleted\n"
+    assert len(server.asked) == 2
+
+
+def test_quarantine(server: Script) -> None:
+    server.on("GET /_perdure/quarantine", [{"object": "C/a", "reason": "it diverged"}])
+    server.on("POST /_perdure/quarantine/C/a/retry", b"", 204)
+    server.on("POST /_perdure/quarantine/C/a/skip", b"", 204)
+    lines = server.run("quarantine", "list").stdout.splitlines()
+    assert lines[1].split(maxsplit=1) == ["C/a", "it diverged"]
+    assert server.run("quarantine", "retry", "C/a").exit_code == 0
+    skipped = server.run("quarantine", "skip", "C/a", "--json")
+    assert json.loads(skipped.stdout) == {"address": "C/a"}
+
+
+def test_each_command_has_help_with_an_example() -> None:
+    def walk(group: Any, path: list[str]) -> Iterator[list[str]]:
+        for name in group.list_commands(None):
+            command = group.get_command(None, name)
+            if hasattr(command, "list_commands"):
+                yield from walk(command, [*path, name])
+            yield [*path, name]
+
+    for path in [[], *walk(commands, [])]:
+        result = CliRunner().invoke(commands, [*path, "--help"])
+        assert result.exit_code == 0
+        assert "Example" in result.stdout, path
+
+
+def test_a_command_that_is_not_there_names_the_near_one() -> None:
+    result = CliRunner().invoke(commands, ["serv"])
+    assert result.exit_code == 2
+    assert "'serve'" in result.stderr
+
+
+def test_no_colours_in_a_pipe(server: Script) -> None:
+    server.on("GET /_perdure/objects?limit=101", [row("a")])
+    assert "\x1b" not in server.run("ls").output
