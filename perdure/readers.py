@@ -106,7 +106,7 @@ def _known(type_: Any) -> bool:
     """Whether msgspec can read it."""
     try:
         msgspec.json.Decoder(type_)
-    except TypeError:
+    except (TypeError, NameError):  # refused; or it names a class that only we can find
         return False
     return True
 
@@ -130,13 +130,13 @@ class _Builder:
         if origin is Annotated:
             return self._annotated(args[0], args[1:])
         if origin is Literal:
-            return _stand_in(name_of(plain), _Choice(name_of(plain), list(args)))
+            return _stand_in(name_of(plain), ChoiceReading(name_of(plain), list(args)))
         if is_object(plain) or plain is Ref:
-            return _stand_in(plain.__name__, _RefReading(plain))
+            return _stand_in(plain.__name__, RefReading(plain))
         if is_pydantic(plain):
             return _stand_in(plain.__name__, PydanticReading(plain))
         if _is_enum(plain):
-            return _stand_in(plain.__name__, _Choice(plain.__name__, list(plain)))
+            return _stand_in(plain.__name__, ChoiceReading(plain.__name__, list(plain)))
         if is_record(plain):
             return self._record(plain)
         cls = origin if isinstance(origin, type) else plain
@@ -182,7 +182,7 @@ class _Builder:
         if base is dict and len(args) == 1:  # a Counter
             args = (args[0], int)
         inner = base[tuple(self.type_for(arg) for arg in args)] if args else base
-        return _stand_in(cls.__name__, _Container(inner, make))
+        return _stand_in(cls.__name__, ContainerReading(inner, make))
 
 
 def _is_enum(plain: Any) -> bool:
@@ -246,7 +246,7 @@ class _Unreadable(Reading):
         raise Misfit(f"`{self._name}` cannot be read from JSON")
 
 
-class _Choice(Reading):
+class ChoiceReading(Reading):
     """An enum or Literal whose values are not all str or all int: found by their JSON form."""
 
     def __init__(self, name: str, members: list[Any]) -> None:
@@ -267,7 +267,7 @@ def _value(member: Any) -> Any:
     return member.value if isinstance(member, enum.Enum) else member
 
 
-class _Container(Reading):
+class ContainerReading(Reading):
     def __init__(self, inner: Any, make: Callable[[Any], Any]) -> None:
         self.parts = (inner,)
         self._make = make
@@ -276,7 +276,7 @@ class _Container(Reading):
         return self._make(convert(value, self.parts[0], strict=strict))
 
 
-class _RefReading(Reading):
+class RefReading(Reading):
     """A ref is its address in JSON: "Room/lobby"."""
 
     def __init__(self, cls: type) -> None:
@@ -324,6 +324,7 @@ class RecordReading(Reading):
     """A class with fields of which msgspec cannot read some: read as a Struct of the same shape."""
 
     def __init__(self, annotation: Any) -> None:
+        self.annotation = annotation
         self.cls: Any = get_origin(annotation) or annotation
         self.fields: list[Field] = fields_of(annotation)
 
@@ -340,7 +341,7 @@ class RecordReading(Reading):
                 for short, field in zip(names, self.fields, strict=True)
             ],
             module=self.cls.__module__,
-            namespace={"__doc__": self.cls.__doc__},
+            namespace={"__doc__": _doc(self.cls)},
             rename=names,
             kw_only=True,
             array_like=config.array_like if config else is_named_tuple(self.cls),
@@ -363,6 +364,12 @@ class RecordReading(Reading):
             return self.cls(**values)
         except (ValueError, TypeError) as error:
             raise Misfit(str(error)) from None
+
+
+def _doc(cls: Any) -> str | None:
+    """The docstring, if somebody wrote it: dataclasses make one of their fields."""
+    made = f"{cls.__name__}("
+    return None if (cls.__doc__ or "").startswith(made) else cls.__doc__
 
 
 class _Member:

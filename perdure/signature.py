@@ -11,32 +11,25 @@ Nothing a client sends escapes as another exception than BadJson and BadArgument
 from __future__ import annotations
 
 import inspect
-import json
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 from urllib.parse import parse_qsl
 
 import msgspec
 
 from perdure.annotations import function_scope, resolve, substitute, type_variables
+from perdure.assembly import TOO_DEEP, Assembly, has_duplicates, taken_apart
 from perdure.errors import BadArguments, BadJson, InvalidClass, NotSerializable, ResultTypeError
 from perdure.fits import Check, Finding, Misfit, Never, check_for, exact_class
-from perdure.parameters import Parameter, findings
-from perdure.readers import decoder_for
+from perdure.parameters import Parameter
+from perdure.readers import decoder_for, json_type
 from perdure.writers import encode, to_json
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""
 
 _BRACKET = ord("[")
-_RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
-_RAW_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
-_RAW = msgspec.json.Decoder(msgspec.Raw)
-_TOO_DEEP = "the body is nested too deeply"
-
-Take = Callable[[Parameter, Any], Any]
-"""Makes a value for a parameter of what came in for it."""
 
 
 class Signature:
@@ -80,7 +73,7 @@ class Signature:
     def prepare(self) -> None:
         """Resolve and build everything now, so that a mistake in the class shows at the start."""
         self.resolved()
-        self._first_result_class()
+        self._build_result()
         if not self._variadic():
             self._build_object()
             self._build_array()
@@ -88,17 +81,27 @@ class Signature:
     def resolved(self) -> list[Parameter]:
         """The parameters with their annotations resolved."""
         if self._all is None:
-            self._all = [
-                Parameter(parameter, self._resolve(parameter.annotation, f"parameter `{name}`"))
-                for name, parameter in self.parameters.items()
-            ]
+            self._all = [self._parameter(parameter) for parameter in self.parameters.values()]
             self._prepare_bind()
         return self._all
+
+    def _parameter(self, parameter: inspect.Parameter) -> Parameter:
+        where = f"parameter `{parameter.name}`"
+        annotation = self._resolve(parameter.annotation, where)
+        try:
+            return Parameter(parameter, annotation)
+        except InvalidClass as error:  # a field of a class that the annotation names
+            raise InvalidClass(f"{self.where}, {where}: {error.message}", hint=error.hint) from None
 
     @property
     def returns(self) -> Any:
         """The return annotation, resolved; Any if there is none."""
         return self._resolve(self._return_annotation, "the result")
+
+    @property
+    def result_type(self) -> Any:
+        """The type that msgspec reads a result's JSON into, for schemas and clients."""
+        return json_type(self.returns)
 
     def _resolve(self, annotation: Any, what: str) -> Any:
         if annotation is inspect.Parameter.empty:
@@ -107,10 +110,15 @@ class Signature:
         resolved = resolve(annotation, scope, f"{self.where}, {what}")
         if self.owner is None:
             return resolved
-        bound: dict[Any, Any] = {typing.Self: self.owner}
-        for variables in type_variables(self.owner).values():
-            bound = variables | bound
-        return substitute(resolved, bound)
+        bound = type_variables(self.owner).get(self._definer(), {})
+        return substitute(resolved, {**bound, typing.Self: self.owner})
+
+    def _definer(self) -> type | None:
+        """The class whose body the function stands in: its type variables are the ones meant."""
+        for base in self.owner.__mro__ if self.owner else ():
+            if base.__dict__.get(self.name) is self.function:
+                return base
+        return self.owner
 
     def _variadic(self) -> bool:
         return any(parameter.variadic for parameter in self.resolved())
@@ -127,14 +135,14 @@ class Signature:
         """
         if not body:
             nothing = self._nothing
-            return self._decode_slowly(b"{}") if nothing is None else (nothing, {})
+            return self._decode_nothing() if nothing is None else (nothing, {})
         try:
             if body[0] == _BRACKET:
                 return self._read_array(body)
             values = self._read_object(body)
             # An object with a name given twice has more colons than one that has all it needs.
             # msgspec would silently take the last.
-            if body.count(b":") > self._colons and _has_duplicates(body):
+            if body.count(b":") > self._colons and has_duplicates(body):
                 return self._decode_slowly(body)
             args = msgspec.structs.astuple(values)
             return (args, {}) if self._split is None else self._parted(args)
@@ -178,15 +186,23 @@ class Signature:
         astuple = msgspec.structs.astuple
         self._read_array = lambda body: (astuple(read(body)), {})
 
+    def _decode_nothing(self) -> Arguments:
+        if not self._colons:
+            self._build_object()
+            if self._nothing is not None:
+                return self._nothing, {}
+        return self._decode_slowly(b"{}")
+
     def _decode_slowly(self, body: bytes) -> Arguments:
-        self.resolved()  # InvalidClass from here on would look like a mistake of the client
+        parameters = self.resolved()
         try:
-            if self._nothing is None:
-                self._build_object()
-            positional, named, twice = _taken_apart(body)
-            return self._assemble(positional, named, _take_json, "[]", twice)
+            positional, named, twice = taken_apart(body)
+            assembly = Assembly(parameters, positional, named, Parameter.from_json, wire=True)
         except RecursionError:
-            raise BadJson(_TOO_DEEP) from None
+            raise BadJson(TOO_DEEP) from None
+        for name in twice:
+            assembly.errors.append((f"$.{name}", f"Argument `{name}` is given twice"))
+        return self._finished(assembly)
 
     # -- query strings -------------------------------------------------------------------------
 
@@ -197,7 +213,7 @@ class Signature:
         None. A list is given by repeating its name; a dataclass, dict and the like as JSON.
         Raises BadArguments.
         """
-        self.resolved()
+        parameters = self.resolved()
         try:
             pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
         except ValueError as error:
@@ -205,7 +221,8 @@ class Signature:
         named: dict[str, Any] = {}
         for name, text in pairs:
             named.setdefault(name, []).append(text)
-        return self._assemble([], named, Parameter.from_query, "[]", ())
+        assembly = Assembly(parameters, [], named, Parameter.from_query, wire=True)
+        return self._finished(assembly)
 
     # -- Python values -------------------------------------------------------------------------
 
@@ -258,38 +275,10 @@ class Signature:
         if self._all is None:
             self.resolved()
             return self.bind(args, kwargs)
-        return self._assemble(args, kwargs, Parameter.from_python, "", ())
+        assembly = Assembly(self._all, args, kwargs, Parameter.from_python, wire=False)
+        return self._finished(assembly)
 
-    # -- one call put together, whichever way it came --------------------------------------------
-
-    def _assemble(
-        self,
-        positional: Sequence[Any],
-        named: Mapping[str, Any],
-        take: Take,
-        path_style: str,
-        twice: Sequence[str],
-    ) -> Arguments:
-        """Match what came in with the parameters. Raises BadArguments with all there is to say."""
-        assembly = _Assembly(positional, dict(named), take, indexed=bool(path_style and positional))
-        for name in twice:
-            assembly.errors.append((f"$.{name}", f"Argument `{name}` is given twice"))
-        parameters = self.resolved()
-        accepts = {p.kind for p in parameters}
-        for index, parameter in enumerate(p for p in parameters if p.positional):
-            assembly.add_positional(index, parameter)
-        for parameter in parameters:
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-                assembly.add_keyword(parameter)
-            elif parameter.kind is inspect.Parameter.VAR_POSITIONAL:
-                assembly.add_rest(parameter, take is not Parameter.from_python)
-        for parameter in parameters:
-            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-                assembly.add_others(parameter)
-        if inspect.Parameter.VAR_POSITIONAL not in accepts:
-            assembly.refuse_rest(sum(p.positional for p in parameters))
-        if inspect.Parameter.VAR_KEYWORD not in accepts:
-            assembly.refuse_others([p.name for p in parameters])
+    def _finished(self, assembly: Assembly) -> Arguments:
         if assembly.errors:
             raise self._bad(assembly.errors)
         return tuple(assembly.args), assembly.kwargs
@@ -328,108 +317,13 @@ class Signature:
             raise ResultTypeError(f"the result of {self.where}: {error.message}") from None
 
     def _first_result(self, value: Any) -> None:
-        self._first_result_class()
+        self._build_result()
         self._result_check(value)
 
-    def _first_result_class(self) -> None:
+    def _build_result(self) -> None:
         returns = self.returns
-        check = check_for(returns)
-        self._result_check = check
+        self._result_check = check_for(returns)
         self._result_class = exact_class(returns)
-
-
-class _Assembly:
-    """Arguments being put together, with everything found wrong on the way."""
-
-    def __init__(
-        self, positional: Sequence[Any], named: dict[str, Any], take: Take, *, indexed: bool
-    ) -> None:
-        self.args: list[Any] = []
-        self.kwargs: dict[str, Any] = {}
-        self.errors: list[Finding] = []
-        self._positional = positional
-        self._named = named
-        self._take = take
-        self._indexed = indexed
-
-    def add_positional(self, index: int, parameter: Parameter) -> None:
-        name = parameter.name
-        path = f"$[{index}]" if self._indexed else f"$.{name}"
-        if index < len(self._positional):
-            if name in self._named and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
-                del self._named[name]
-                self.errors.append((f"$.{name}", f"Argument `{name}` is given twice"))
-            self._add(self.args.append, parameter, self._positional[index], path)
-        elif name in self._named:
-            self._add(self.args.append, parameter, self._named.pop(name), path)
-        else:
-            self._add_default(self.args.append, parameter, path)
-
-    def add_keyword(self, parameter: Parameter) -> None:
-        name = parameter.name
-
-        def put(value: Any) -> None:
-            self.kwargs[name] = value
-
-        if name in self._named:
-            self._add(put, parameter, self._named.pop(name), f"$.{name}")
-        else:
-            self._add_default(put, parameter, f"$.{name}")
-
-    def add_rest(self, parameter: Parameter, by_name: bool) -> None:
-        """`*args`: what positional parameters left over, or an array under its own name."""
-        rest = self._positional[len(self.args) :]
-        start = len(self.args)
-        for index, one in enumerate(rest, start):
-            path = f"$[{index}]" if self._indexed else f"$.{parameter.name}[{index - start}]"
-            self._add(self.args.append, parameter, one, path)
-        if rest or not by_name or parameter.name not in self._named:
-            return
-        given = self._named.pop(parameter.name)
-        if not isinstance(given, list):
-            try:
-                given = _RAW_ARRAY.decode(given)
-            except ValueError as error:
-                self.errors += findings(error, f"$.{parameter.name}")
-                return
-        else:
-            given = [[text] for text in given]
-        for index, one in enumerate(given):
-            self._add(self.args.append, parameter, one, f"$.{parameter.name}[{index}]")
-
-    def add_others(self, parameter: Parameter) -> None:
-        """`**kwargs`: the names that no parameter has."""
-        for name, one in self._named.items():
-            try:
-                self.kwargs[name] = self._take(parameter, one)
-            except Exception as error:
-                self.errors += findings(error, f"$.{name}")
-
-    def refuse_rest(self, limit: int) -> None:
-        if len(self._positional) > limit:
-            path = f"$[{limit}]" if self._indexed else "$"
-            text = f"Expected at most {limit} positional arguments, got {len(self._positional)}"
-            self.errors.append((path, text))
-
-    def refuse_others(self, known: list[str]) -> None:
-        names = ", ".join(f"`{name}`" for name in known) or "none"
-        for name in self._named:
-            self.errors.append((f"$.{name}", f"Unknown argument `{name}`; there are: {names}"))
-
-    def _add(self, put: Callable[[Any], None], parameter: Parameter, raw: Any, path: str) -> None:
-        value: Any = None
-        try:
-            value = self._take(parameter, raw)
-        except Exception as error:
-            self.errors += findings(error, path)
-        put(value)
-
-    def _add_default(self, put: Callable[[Any], None], parameter: Parameter, path: str) -> None:
-        if parameter.required:
-            self.errors.append((path, f"Missing required argument `{parameter.name}`"))
-            put(None)
-        else:
-            put(parameter.fresh_default())
 
 
 def _struct(name: str, parameters: Sequence[Parameter], *, array_like: bool) -> type:
@@ -460,43 +354,3 @@ def _struct(name: str, parameters: Sequence[Parameter], *, array_like: bool) -> 
 
 def _refuse(body: bytes) -> NoReturn:
     raise ValueError("parameters that only the slow way can fill")
-
-
-def _take_json(parameter: Parameter, raw: Any) -> Any:
-    return parameter.from_json(raw)
-
-
-def _taken_apart(body: bytes) -> tuple[list[Any], dict[str, Any], list[str]]:
-    """Positional and named arguments as raw JSON, and the names that come twice."""
-    text = body.strip(b" \t\r\n") or b"{}"
-    try:
-        text.decode()
-        if text[:1] == b"{":
-            return [], _RAW_OBJECT.decode(text), _duplicates(text) if _has_duplicates(text) else []
-        if text[:1] == b"[":
-            return _RAW_ARRAY.decode(text), {}, []
-        _RAW.decode(text)
-    except RecursionError:
-        raise BadJson(_TOO_DEEP) from None
-    except ValueError as error:
-        raise BadJson(str(error)) from None
-    message = "Expected an object of named arguments or an array of positional ones"
-    raise BadArguments(message, errors=[("$", message)])
-
-
-def _has_duplicates(body: bytes) -> bool:
-    """Whether an object has a name twice: then its parts have fewer colons than the whole."""
-    parts = _RAW_OBJECT.decode(body)
-    colons = sum(bytes(raw).count(b":") for raw in parts.values()) + len(parts)
-    return colons != body.count(b":") and bool(_duplicates(body))
-
-
-def _duplicates(body: bytes) -> list[str]:
-    names: list[str] = []
-
-    def note(pairs: list[tuple[str, Any]]) -> None:
-        names[:] = [name for name, _ in pairs]  # the outermost object comes last
-
-    # Numbers stay text: only the names matter, and a long one may have too many digits.
-    json.loads(body, object_pairs_hook=note, parse_int=str, parse_float=str)
-    return sorted({name for name in names if names.count(name) > 1})
