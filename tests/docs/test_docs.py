@@ -25,7 +25,10 @@ import pytest
 
 import perdure
 from perdure import errors
+from perdure.gateway.http import GatewayStats
+from perdure.gateway.metrics import expose
 from perdure.gateway.problem import CODES
+from perdure.host.host import HostStats
 from perdure.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -104,6 +107,13 @@ def test_each_setting_is_in_the_reference() -> None:
     assert named_in("Settings") >= {field.name for field in fields(Settings)}
     documented = {cells[0].strip("`") for cells in rows("Settings")}
     assert documented == {field.name for field in fields(Settings)}
+
+
+def test_each_metric_is_in_the_reference() -> None:
+    page = expose(GatewayStats(0, {}), HostStats(*[0] * len(HostStats._fields))).decode()
+    told = {cells[0].strip("`"): cells[1] for cells in rows("Metrics")}
+    found = dict(re.findall(r"^# TYPE (\w+) (\w+)$", page, re.MULTILINE))
+    assert told == {name.removesuffix("_total"): kind for name, kind in found.items()}
 
 
 def commands(group: click.Command, path: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
