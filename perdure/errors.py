@@ -5,7 +5,8 @@
     │   ├── HandlerError              the handler raised something the caller has no class for
     │   ├── ResultTypeError           the handler returned what its annotation does not allow
     │   ├── BadJson, BadArguments, InvalidKey
-    │   ├── UnknownKind, UnknownHandler, UnknownCall, MethodNotAllowed, PayloadTooLarge
+    │   ├── UnknownKind, UnknownHandler, UnknownObject, UnknownCall, MethodNotAllowed,
+    │   │   PayloadTooLarge
     │   ├── Unauthorized, Forbidden
     │   ├── IdempotencyMismatch, Conflict, CallCancelled
     │   ├── Overloaded, ObjectQuarantined, Unavailable      nothing ran; try again later
@@ -125,6 +126,12 @@ class UnknownHandler(CallError):
     """The class has no handler of that name that may be called from outside."""
 
     code = "unknown-handler"
+
+
+class UnknownObject(CallError):
+    """There is no object of that address; it was never called, or it was deleted."""
+
+    code = "unknown-object"
 
 
 class UnknownCall(CallError):

@@ -23,7 +23,7 @@ from perdure.host.machine import raised_by
 from perdure.host.quarantine import Deaths
 from perdure.journal.entry import PICKLE
 from perdure.object import Kind, Object, kind_of
-from perdure.ref import check_key
+from perdure.ref import check_key, format_address
 from perdure.settings import Settings
 from perdure.store import open_store
 from perdure.store.base import Layout, Store
@@ -114,7 +114,7 @@ class Node:
 
     async def delete(self, kind: str, key: str) -> None:
         """End an object."""
-        await self.host.delete(self._kind(kind).name, key)
+        await self.host.delete(format_address(self._kind(kind).name, key))
 
     async def _answer(
         self, kind_name: str, key: str, handler_name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool

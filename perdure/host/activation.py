@@ -82,7 +82,7 @@ class State(enum.Enum):
 class Activation:
     """An object in memory under this node's epoch."""
 
-    __slots__ = ("base_seq", "host", "last_lsn", "machine", "mailbox", "replayed", "state", "used_ns", "wake_at")
+    __slots__ = ("alarm_ns", "base_seq", "host", "last_lsn", "machine", "mailbox", "replayed", "state", "used_ns", "wake_at")
 
     def __init__(self, host: Host, kind: Kind, key: str, oid: int) -> None:
         self.host = host
@@ -97,6 +97,9 @@ class Activation:
         self.replayed = 0
         self.used_ns = host.clock.now_ns()
         self.wake_at = 0
+        """As in its last entry."""
+        self.alarm_ns = 0
+        """For when the host's alarm is set."""
 
     @property
     def address(self) -> str:
@@ -154,11 +157,28 @@ class Activation:
         machine = self.machine
         for waited in (machine.steps or {}).values():
             self.host.effects.start(self, waited.asked)
-        if self.wake_at > 1:
-            self.host.alarms.set(machine.oid, self.wake_at)
+        self.set_alarm()
         started = machine.next_call()
         if started is not None:
             self.host.post(self, started)
+
+    def set_alarm(self) -> None:
+        """Have the host ring at the object's next timer."""
+        when = self.machine.next_timer_ns()
+        if when and when != self.alarm_ns:
+            self.alarm_ns = when
+            self.host.alarms.set(self.machine.oid, when)
+
+    def ring(self, when: int) -> None:
+        """An alarm has come due; it counts if it is still the one that was set last."""
+        if when != self.alarm_ns or self.state is not State.ACTIVE:
+            return
+        self.alarm_ns = 0
+        due = self.machine.next_timer_ns()
+        if due and due <= self.host.clock.now_ns():
+            self.event(Fired())
+        else:
+            self.set_alarm()
 
     def _unusable(self, error: BaseException) -> None:
         """It cannot be rebuilt: nobody is served a guess."""
@@ -399,10 +419,9 @@ class Activation:
         for message in messages:
             host.log.send(message)
         self.last_lsn = host.log.append(oid, encode_entry(entry), outputs, source_of(event))
-        if wake_at != self.wake_at:
-            self.wake_at = wake_at
-            if wake_at > 1:
-                host.alarms.set(oid, wake_at)
+        self.wake_at = wake_at
+        if machine.timers is not None:
+            self.set_alarm()
         if undone or machine.tainted:
             self.reload()
         for message in messages:
@@ -446,6 +465,7 @@ class Activation:
         self.machine.discard()
         self.machine = Machine(machine.kind, machine.key, machine.oid, self.host.surroundings)
         self.state = State.LOADING
+        self.alarm_ns = 0
         if self.mailbox is None:
             self.mailbox = deque()
         self.load()

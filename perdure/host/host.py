@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import structlog
@@ -26,6 +26,7 @@ from perdure.errors import (
     UnknownKind,
 )
 from perdure.failure import failure_of
+from perdure.host import look
 from perdure.host.activation import Activation, State, answer_of
 from perdure.host.alarms import HORIZON_NS, Alarms
 from perdure.host.checkpoint import Checkpointer
@@ -35,7 +36,7 @@ from perdure.host.machine import Machine, Surroundings, decode_failure, encode_f
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
 from perdure.journal.codec import Message
-from perdure.journal.entry import Answered, Call, Ended, Event, Fired, Reply
+from perdure.journal.entry import Answered, Call, Ended, Event, Reply
 from perdure.journal.identity import oid_of, oid_of_call
 from perdure.journal.log import Output, PartitionLog, source_of
 from perdure.object import Kind
@@ -399,10 +400,8 @@ class Host:
         if activation is None:
             if self.asleep.get(oid) == when:
                 self._wake_for(oid, None)
-        elif activation.state is State.LOADING:
-            return
-        elif activation.wake_at == when and when > 1:
-            activation.event(Fired())
+        else:
+            activation.ring(when)
             if self._events:
                 self._schedule_pump()
 
@@ -471,8 +470,37 @@ class Host:
         except TimeoutError:
             return None
 
-    async def delete(self, kind: str, key: str) -> None:
-        """End an object; returns when that is on disk. Raises what the store raises."""
+    async def show(self, address: str) -> dict[str, Any]:
+        """One object as it is now (look.py). Raises UnknownKind, UnknownObject."""
+        return await look.show(self, *parse_address(address))
+
+    async def list_objects(
+        self, kind: str | None, prefix: str | None, status: str | None, limit: int, after: str | None
+    ) -> list[dict[str, Any]]:
+        """What objects there are (look.py). Raises UnknownKind."""
+        return await look.list_objects(self, kind, prefix or "", status, limit, after)
+
+    async def history(self, address: str, after: int, limit: int) -> list[dict[str, Any]]:
+        """What happened to an object (look.py). Raises UnknownKind, UnknownObject."""
+        return await look.history(self, *parse_address(address), after, limit)
+
+    async def quarantined(self) -> list[dict[str, Any]]:
+        """What is set aside, and why."""
+        return self.quarantine.list()
+
+    async def retry(self, address: str) -> None:
+        """Take an object out of quarantine and try again. Raises CallError if it is not in it."""
+        self.quarantine.retry(*parse_address(address))
+
+    async def skip(self, address: str) -> None:
+        """Take an object out of quarantine, without the event that brought it there."""
+        self.quarantine.skip(*parse_address(address))
+
+    async def delete(self, address: str) -> None:
+        """End an object; returns when that is on disk. Raises UnknownKind, and what the store raises."""
+        kind, key = parse_address(address)
+        if kind not in self.kinds:
+            raise UnknownKind(f"no class {kind!r} is served here")
         oid = oid_of(kind, key)
         if await self._identity(oid) is None and oid not in self._by_oid:
             return

@@ -485,7 +485,7 @@ class Machine(ObjectLoop):
         ReadOnlyError; then `tainted` says whether the memory was changed all the same.
         """
         instance = self.instance if self.instance is not None else self._fresh_for_query(now_ns)
-        before = heap.dumps(instance.__dict__) if deep else b""
+        before = _state_bytes(instance) if deep else b""
         number, now, tasks = self.number, self.now_ns, len(self.tasks or ())
         self.now_ns = max(now, now_ns)
         self._chance = None
@@ -519,7 +519,7 @@ class Machine(ObjectLoop):
                 self.tainted = True
         if self.tainted:
             raise ReadOnlyError(f"{self.address}: a query left a task behind")
-        if deep and not heap.same(before, heap.dumps(instance.__dict__)):
+        if before and not heap.same(before, _state_bytes(instance)):
             self.tainted = True
             raise ReadOnlyError(
                 f"{self.address}: a query changed something inside an attribute",
@@ -660,6 +660,14 @@ _EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Ended: Machine._end,
     Skipped: Machine._skipped,
 }
+
+
+def _state_bytes(instance: Object) -> bytes:
+    """The attributes as bytes, to compare; empty where they hold what cannot be compared so."""
+    try:
+        return heap.dumps(instance.__dict__)
+    except NotSerializable:
+        return b""
 
 
 def decode_arguments(signature: Signature, event: Call) -> Arguments:

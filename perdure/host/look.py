@@ -1,0 +1,308 @@
+"""Looking at objects: what there is, what one is like, what happened to it. Changes nothing.
+
+The figures are those of CLI, admin HTTP and studio; their shapes are in docs/reference.md.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from perdure.errors import UnknownKind, UnknownObject
+from perdure.host.activation import Activation
+from perdure.host.machine import Machine
+from perdure.host.replay import short_body, tell_command
+from perdure.host.task import Task
+from perdure.journal import codec
+from perdure.journal.entry import Call, Ended, Entry, Fired, Refused, Reply, Skipped, Started, StepDone
+from perdure.journal.identity import oid_of
+from perdure.ref import format_address, parse_address
+
+if TYPE_CHECKING:
+    from perdure.host.host import Host
+
+_TEXT_MAX = 2000
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def iso(ns: int) -> str:
+    """Nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond."""
+    return (_EPOCH + timedelta(microseconds=ns // 1000)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+# --- what there is
+
+
+async def list_objects(
+    host: Host, kind: str | None, prefix: str, status: str | None, limit: int, after: str | None
+) -> list[dict[str, Any]]:
+    """Objects in the order of class and key, behind the address `after`; at most `limit`.
+
+    `status` is `active` (in memory), `asleep` or `quarantined`. Raises UnknownKind.
+    """
+    if kind is not None and kind not in host.kinds:
+        raise UnknownKind(f"no class {kind!r} is served here")
+    begin = parse_address(after) if after else None
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for name, entry in _in_tail(host):
+        if (kind is None or name[0] == kind) and name[1].startswith(prefix) and (begin is None or name > begin):
+            found[name] = _line(host, name, entry.seq, entry.time)
+    # Rows whose object was deleted in the tail, or has another status, are passed over; so more
+    # are read until there are enough.
+    gone = {name for name, entry in _in_tail(host) if type(entry.event) is Ended}
+    position = begin
+    while True:
+        rows = await host.store.scan(kind, prefix, None, position, limit)
+        for row in rows:
+            name = (row.kind, row.key)
+            if name not in found:
+                found[name] = _line(host, name, row.last, row.updated)
+        fitting = sorted(
+            name for name, line in found.items() if name not in gone and status in (None, line["status"])
+        )
+        if len(rows) < limit:
+            break
+        position = (rows[-1].kind, rows[-1].key)
+        if len(fitting) >= limit and fitting[limit - 1] <= position:
+            break
+    return [found[name] for name in fitting[:limit]]
+
+
+def _in_tail(host: Host) -> Iterator[tuple[tuple[str, str], Entry]]:
+    """((kind, key), last entry) of objects with entries that no checkpoint has moved yet."""
+    for oid in host.log.dirty():
+        last = host.log.last_entry(oid)
+        if last is None:
+            continue
+        activation = host.find(oid)
+        stash = host.stash.get(oid)
+        if activation is not None:
+            yield (activation.machine.kind.name, activation.machine.key), last
+        elif stash is not None:
+            yield (stash.row.kind, stash.row.key), last
+        elif (address := host.log.first_address(oid)) is not None:
+            yield parse_address(address), last
+
+
+def _line(host: Host, name: tuple[str, str], seq: int, updated: int) -> dict[str, Any]:
+    return {
+        "address": format_address(*name),
+        "class": name[0],
+        "key": name[1],
+        "status": _status(host, oid_of(*name)),
+        "seq": seq,
+        "updated": iso(updated),
+    }
+
+
+def _status(host: Host, oid: int) -> str:
+    if oid in host.quarantine.objects:
+        return "quarantined"
+    return "asleep" if host.find(oid) is None else "active"
+
+
+# --- one object
+
+
+async def show(host: Host, kind: str, key: str) -> dict[str, Any]:
+    """One object as it is now. Wakes it if it sleeps. Raises UnknownKind or UnknownObject."""
+    if kind not in host.kinds:
+        raise UnknownKind(f"no class {kind!r} is served here")
+    oid = oid_of(kind, key)
+    status = _status(host, oid)
+    facts: dict[str, Any] = {
+        "address": format_address(kind, key),
+        "class": kind,
+        "key": key,
+        "status": status,
+        "seq": 0,
+        "version": host.version,
+        "state": None,
+        "timers": [],
+        "waits": [],
+        "connections": [],
+        "steps": [],
+        "rebuild": None,
+    }
+    if status == "quarantined":
+        stored = await host.store.load(host.log.part, oid)
+        last = host.log.last_entry(oid)
+        facts["seq"] = last.seq if last is not None else (stored.row.last if stored is not None else 0)
+        facts["rebuild"] = {"by": "nothing", "why": str(host.quarantine.refusal(oid))}
+        return facts
+    activation = await host.wake(oid)
+    if activation is None or activation.machine.instance is None:
+        raise UnknownObject(f"there is no object {format_address(kind, key)}")
+    machine = activation.machine
+    return facts | {
+        "seq": machine.seq,
+        "state": {name: plain(value) for name, value in machine.instance.__dict__.items()},
+        "timers": [_timer(timer) for timer in sorted(machine.timers or ()) if timer.callback is not None],
+        "waits": [_wait(machine, task) for task in (machine.tasks or {}).values()],
+        "steps": [
+            {
+                "name": waited.asked.name,
+                "arguments": short_body(waited.asked.body, 200),
+                "id": waited.asked.id,
+                "attempt": waited.asked.attempt,
+                "since": iso(waited.since),
+            }
+            for waited in (machine.steps or {}).values()
+        ],
+        "rebuild": await _rebuild(host, activation),
+    }
+
+
+def _timer(timer: Any) -> dict[str, Any]:
+    return {"due": iso(timer.when_ns), "calls": getattr(timer.callback, "__qualname__", repr(timer.callback))}
+
+
+def _wait(machine: Machine, task: Task) -> dict[str, Any]:
+    event: Call | None = task.call
+    running = (machine.running or {}).get(event.id) if event is not None else None
+    return {
+        "task": task.get_name(),
+        "call_id": event.id if event is not None else None,
+        "handler": event.handler if event is not None else None,
+        "since": iso(running.since) if running is not None else None,
+        "waiting_on": waiting_on(machine, task.waiting_on),
+        "stack": stack_of(task.coroutine),
+    }
+
+
+def waiting_on(machine: Machine, future: asyncio.Future[Any] | None) -> str:
+    """What a future stands for, in a few words."""
+    if future is None:
+        return "its turn"
+    for asked in (machine.asked or {}).values():
+        if asked.future is future:
+            return f"call {asked.to}.{asked.handler} since {iso(asked.since)}"
+    for waited in (machine.steps or {}).values():
+        if waited.future is future:
+            return f"step {waited.asked.name} (attempt {waited.asked.attempt}) since {iso(waited.since)}"
+    for timer in machine.timers or ():
+        if any(argument is future for argument in timer.args):
+            return f"sleep until {iso(timer.when_ns)}"
+    if isinstance(future, Task):
+        return f"task {future.get_name()}"
+    children = getattr(future, "_children", None)
+    if children:
+        return f"{sum(not child.done() for child in children)} of {len(children)} awaitables"
+    return "a future of the object"
+
+
+def stack_of(coroutine: Any) -> list[dict[str, Any]]:
+    """The frames of suspended code, the outermost first."""
+    frames: list[dict[str, Any]] = []
+    while coroutine is not None:
+        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
+        if frame is not None:
+            frames.append(
+                {
+                    "file": frame.f_code.co_filename,
+                    "line": frame.f_lineno,
+                    "function": frame.f_code.co_qualname,
+                }
+            )
+        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
+    return frames
+
+
+async def _rebuild(host: Host, activation: Activation) -> dict[str, Any]:
+    """How the object would come back after a crash."""
+    machine = activation.machine
+    entries = machine.seq - activation.base_seq
+    return {
+        "by": "snapshot and replay" if activation.base_seq else "replay",
+        "snapshot_seq": activation.base_seq,
+        "entries": entries,
+    }
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON can show it; what has no JSON is shown by its repr."""
+    try:
+        return msgspec.to_builtins(value, enc_hook=_shown, str_keys=True)
+    except Exception:
+        return _shown(value)
+
+
+def _shown(value: Any) -> Any:
+    if getattr(value, "address", None) is not None and hasattr(value, "_kind"):
+        return value.address
+    try:
+        text = repr(value)
+    except Exception as error:
+        text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
+    return text if len(text) <= _TEXT_MAX else text[: _TEXT_MAX - 1] + "…"
+
+
+# --- what happened
+
+
+async def history(host: Host, kind: str, key: str, after: int, limit: int) -> list[dict[str, Any]]:
+    """Entries behind turn `after`, ascending, at most `limit`. Raises UnknownKind or UnknownObject."""
+    if kind not in host.kinds:
+        raise UnknownKind(f"no class {kind!r} is served here")
+    oid = oid_of(kind, key)
+    entries: list[Entry] = []
+    seen = after
+    while len(entries) < limit:
+        segments = await host.store.history(host.log.part, oid, seen, 16)
+        if not segments:
+            break
+        for segment in segments:
+            place = f"history of {format_address(kind, key)}, turns {segment.first} to {segment.last}"
+            for _, entry in codec.read_entries(segment.body, place):
+                if entry.seq > seen:
+                    entries.append(entry)
+                    seen = entry.seq
+    for body in host.log.entries_of(oid):
+        entry = codec.decode_entry(body)
+        if entry.seq > seen and len(entries) < limit:
+            entries.append(entry)
+            seen = entry.seq
+    if not entries and not after and host.find(oid) is None and await host.store.load(host.log.part, oid) is None:
+        raise UnknownObject(f"there is no object {format_address(kind, key)}")
+    return [_told(entry) for entry in entries[:limit]]
+
+
+def _told(entry: Entry) -> dict[str, Any]:
+    kind, came_in = _event(entry)
+    output = "; ".join(tell_command(command) for command in entry.commands)
+    return {
+        "seq": entry.seq,
+        "time": iso(entry.time),
+        "kind": kind,
+        "input": came_in,
+        "output": output + (" (undone)" if entry.undone else ""),
+        "duration_us": entry.duration_us,
+        "version": entry.version,
+    }
+
+
+def _event(entry: Entry) -> tuple[str, str]:
+    event = entry.event
+    match event:
+        case Call():
+            by = f" from {event.caller}" if event.caller else ""
+            kind = "call" if event.answer_to or not event.caller else "send"
+            return kind, f"{event.handler}{by} {short_body(event.body, 400)}".rstrip()
+        case Started():
+            return "start", f"queued call {event.id}"
+        case Reply():
+            return "reply", short_body(event.body, 400)
+        case StepDone():
+            return "step", short_body(event.body, 400)
+        case Fired():
+            return "timer", ""
+        case Refused():
+            return "refuse", f"queued call {event.id}"
+        case Ended():
+            return "delete", f"from {event.caller}" if event.caller else ""
+        case Skipped():
+            return "skip", event.what

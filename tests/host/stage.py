@@ -1,0 +1,92 @@
+"""A node on a memory store in virtual time, which can be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from typing import Any, Self
+
+from perdure import Object, ref
+from perdure.node import Node
+from perdure.settings import load_settings
+from perdure.store.base import Store
+from perdure.store.memory import MemoryStore
+from perdure.testing.virtual import VirtualClock
+
+
+class Stage:
+    """`async with Stage(Room) as stage`: objects are called through refs, as in a program."""
+
+    def __init__(self, *classes: type[Object], store: Store | None = None, **settings: Any) -> None:
+        self.classes = classes
+        self.settings = load_settings({"debug": True} | settings, {})
+        self.store = store if store is not None else MemoryStore()
+        self.clock = VirtualClock(asyncio.get_running_loop())
+        self.node: Node
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self.node.ready:
+            await self.node.drain()
+
+    async def start(self) -> None:
+        self.node = Node(self.classes, self.settings, clock=self.clock, store=self.store)
+        await self.node.start()
+
+    @property
+    def host(self) -> Any:
+        return self.node.host
+
+    async def crash(self) -> None:
+        """kill -9 as far as one process can do it to itself: nothing of the node runs on."""
+        host = self.host
+        self.node.ready = False
+        ref.close_outside(self.node)
+        host.alarms.close()
+        host.residency.close()
+        host._events.clear()
+        host.draining = True
+        tasks = [
+            task
+            for task in (host._scan, host.checkpointer._task, *host.effects._running.values(), *host._writes)
+            if task is not None
+        ]
+        host.effects._closed = True
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for activation in host.live():
+            activation.retire()
+
+    async def restart(self) -> None:
+        await self.crash()
+        await self.start()
+
+    async def hibernate(self) -> None:
+        """Let every object leave memory that may."""
+        await self.settle()
+        for activation in self.host.live():
+            self.host.residency.let_go(activation)
+
+    async def settle(self) -> None:
+        """Until nothing is ready to move (timers far ahead stay)."""
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    """Until the condition holds; in virtual time this takes no time."""
+    for _ in range(10_000):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not come to be")
+
+
+def seeded(seed: int) -> random.Random:
+    print(f"seed {seed}")
+    return random.Random(seed)
