@@ -73,6 +73,7 @@ class SqliteStore:
     _writer: sqlite3.Connection
     _reader: sqlite3.Connection
     _keeper: sqlite3.Connection
+    _cursor: sqlite3.Cursor
     _execute: Callable[..., sqlite3.Cursor]
 
     def __init__(
@@ -133,7 +134,8 @@ class SqliteStore:
             if isinstance(error, sqlite3.Error):
                 raise trouble(error, self._path) from error
             raise
-        self._execute = self._writer.cursor().execute
+        self._cursor = self._writer.cursor()
+        self._execute = self._cursor.execute
         self._node = node
         self._dead.clear()
         # What a process that died has left there.
@@ -152,11 +154,13 @@ class SqliteStore:
 
     def close_files(self) -> None:
         """Close what `open_files` has opened, as far as it came."""
-        # The writer last: with the last connection SQLite moves the rest of the write-ahead log.
-        for name in ("_keeper", "_reader", "_writer"):
-            connection = self.__dict__.pop(name, None)
-            if connection is not None:
-                connection.close()
+        # The cursor first: after an error it may still have a statement, and a connection with
+        # one of those is closed only in name. The writer last: with the last connection SQLite
+        # moves the rest of the write-ahead log.
+        for name in ("_cursor", "_keeper", "_reader", "_writer"):
+            resource = self.__dict__.pop(name, None)
+            if resource is not None:
+                resource.close()
         self._place.release()
 
     # -- commits and loads: the hot path
@@ -409,7 +413,8 @@ class SqliteStore:
         try:
             yield
         finally:
-            self._reader.execute("COMMIT")
+            # Nothing was written; and after an error a COMMIT would only repeat it.
+            self._reader.execute(sql.ROLLBACK)
 
     # -- writing, in one thread or the other
 
