@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from perdure.cli.client import Server, object_path, remote
-from perdure.cli.output import print_json, shorten, show_time
+from perdure.cli.output import Complaint, print_json, shorten, show_time
 
 _FOLLOW_S = 0.5
 _PAGE = 1000
@@ -41,7 +41,7 @@ def history(
     count = 0
     while limit is None or count < limit:
         size = _PAGE if limit is None else min(_PAGE, limit - count)
-        page = server.get(path, after=after, limit=size)
+        page = _page(server, path, after, size, patient=follow)
         for entry in page:
             after = max(after, entry["seq"])
             count += 1
@@ -57,6 +57,20 @@ def history(
             time.sleep(_FOLLOW_S)
     if as_json and not follow:
         print_json(entries)
+
+
+def _page(
+    server: Server, path: str, after: int, limit: int, *, patient: bool
+) -> list[dict[str, Any]]:
+    while True:
+        try:
+            page: list[dict[str, Any]] = server.get(path, after=after, limit=limit)
+            return page
+        except Complaint as complaint:
+            # The worker starts again; its successor has the same journal.
+            if not (patient and complaint.code == "outcome-unknown"):
+                raise
+        time.sleep(_FOLLOW_S)
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -16,7 +16,7 @@ _PAGE = 1000
 @click.command(epilog="Example: perdure ls Counter --prefix lob --limit 20")
 @click.argument("class_name", metavar="[CLASS]", required=False)
 @click.option("--prefix", help="Only keys that begin with it.")
-@click.option("--status", help="Only objects in it, such as running or quarantined.")
+@click.option("--status", help="Only active, asleep or quarantined ones.")
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @remote
 def ls(

@@ -18,6 +18,7 @@ import click
 
 import perdure.settings
 from perdure.cli.output import WrongUse, json_option
+from perdure.errors import OperatorError
 from perdure.settings import Settings, load_settings
 from perdure.supervisor.link import Orders, Ready
 from perdure.supervisor.supervise import Supervisor
@@ -110,7 +111,8 @@ def _run(app: str, flags: dict[str, Any], *, dev: bool, as_json: bool) -> None:
     from perdure.cli.banner import banner_json, print_banner
 
     given = {name: value for name, value in flags.items() if value is not None}
-    load_settings(given)  # What is wrong with a flag or a variable is said before anything starts.
+    # What is wrong with a flag or a variable is said before anything starts.
+    settings = load_settings(given)
     banners = 0
 
     def on_ready(ready: Ready, url: str) -> None:
@@ -125,8 +127,24 @@ def _run(app: str, flags: dict[str, Any], *, dev: bool, as_json: bool) -> None:
             print_banner(ready, url, dev=dev)
         sys.stdout.flush()
 
-    supervisor = Supervisor(Orders(app, given, dev), say=say, on_ready=on_ready)
+    supervisor = Supervisor(
+        Orders(app, given, dev), say=say, on_ready=on_ready, hash_seed=_known_seed(settings)
+    )
     sys.exit(supervisor.run())
+
+
+def _known_seed(settings: Settings) -> str | None:
+    """The hash seed of the store, if it is where the flags say. The worker makes sure of it."""
+    from perdure.store import prepare
+    from perdure.store.sqlite_file import DATABASE
+
+    directory = settings.data if settings.store is None else settings.store.removeprefix("sqlite:")
+    if not os.path.exists(os.path.join(directory, DATABASE)):
+        return None
+    try:
+        return str(prepare(settings).hash_seed)
+    except OperatorError:
+        return None  # If this is the store, the worker meets the same, and says so.
 
 
 def say(text: str) -> None:

@@ -1,8 +1,9 @@
 """The worker process: loads the app, runs the node, serves the socket that it is handed.
 
 Started by the supervisor alone (supervisor/process.py), with its orders in the environment. The
-order of what happens here matters: the hash seed is right before the user's code is imported, the
-guard is in place before it too, and nothing listens before an address beyond loopback is allowed.
+order of what happens here matters: the guard is in place before the user's code is imported,
+nothing listens before an address beyond loopback is allowed, and no object runs before the hash
+seed is the store's.
 
 Exit code 0: drained. 2: it will not start with this app and these settings, and has said why.
 Anything else is an accident, after which the supervisor starts another.
@@ -19,7 +20,7 @@ import socket
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -34,8 +35,10 @@ from perdure.supervisor.supervise import REFUSED
 
 if TYPE_CHECKING:
     from perdure.cli.load import Loaded as LoadedApp
+    from perdure.node import Node
 
 _DEV_DRAIN_S = 2.0
+_BEAT_S = 1.0
 _LOST = 1
 _LOST_DRAIN_S = 1.0
 # Beyond the drain, when the supervisor is gone and nobody else would end a worker that hangs.
@@ -84,8 +87,6 @@ class _Worker:
         from perdure.cli.load import files_of_user, load
         from perdure.host import guard
 
-        # A guess that is mostly right, and saves importing the app twice.
-        self._seed_from(_try_settings(self._orders.flags), must_exist=True)
         guard.install()
         self._app = load(self._orders.app)
         self._settings = _merge(self._app, self._orders)
@@ -104,30 +105,22 @@ class _Worker:
         listening = self._link.receive_socket()
         if listening is None:
             return 1
-        self._seed_from(settings, must_exist=False)
+        self._take_seed()
         return self._serve(listening)
 
     # --- the hash seed
 
-    def _seed_from(self, settings: Settings | None, *, must_exist: bool) -> None:
+    def _take_seed(self) -> None:
         """Be a process with the store's hash seed: if this is none, start again as one.
 
-        Sets of strings then iterate in the same order in each process that runs the objects.
+        Sets of strings then iterate in the same order in each process that runs the objects. It is
+        a first start only, or another store than the supervisor thought of, that comes here twice.
         """
-        if settings is None or _directory(settings) is None:
+        if _directory(self._settings) is None:
             return
         from perdure.store import prepare
-        from perdure.store.sqlite_file import DATABASE
 
-        directory = _directory(settings)
-        if must_exist and not (directory is not None and (directory / DATABASE).exists()):
-            return
-        try:
-            seed = str(prepare(settings).hash_seed)
-        except OperatorError:
-            if must_exist:
-                return  # If it is the right directory after all, this is met again.
-            raise
+        seed = str(prepare(self._settings).hash_seed)
         if os.environ.get("PYTHONHASHSEED") == seed:
             return
         environ = self._orders.to_environ({**os.environ, "PYTHONHASHSEED": seed})
@@ -191,6 +184,7 @@ class _Worker:
         gateway = Gateway(node.host, settings, authorize, ready=lambda: node.ready)
         front = await serve_front(gateway, sock=listening)
         self._link.say(self._ready(node))
+        _beat(loop, slot)
         await stop.wait()
         if lost:
             # Memory may be ahead of what is on disk, so nothing of it may be kept: the next
@@ -203,7 +197,7 @@ class _Worker:
         await node.drain()
         return 0
 
-    def _ready(self, node: Any) -> Ready:
+    def _ready(self, node: Node) -> Ready:
         from perdure.cli.banner import describe, example
 
         kinds = list(node.host.kinds.values())
@@ -231,19 +225,17 @@ def _slot(fd: int, deaths: Deaths, loop: asyncio.AbstractEventLoop) -> TurnSlot:
     return ForgivingSlot(fd, deaths, loop.call_soon) if deaths.suspects() else TurnSlot(fd)
 
 
+def _beat(loop: asyncio.AbstractEventLoop, slot: TurnSlot) -> None:
+    slot.beat()
+    loop.call_later(_BEAT_S, _beat, loop, slot)
+
+
 def _merge(app: LoadedApp, orders: Orders) -> Settings:
     """Flags over what the code says, that over variables, and those over defaults."""
     if app.app is None:
         return load_settings(orders.flags)
     settings: Settings = dataclasses.replace(app.app.settings, **orders.flags)
     return settings
-
-
-def _try_settings(flags: dict[str, Any]) -> Settings | None:
-    try:
-        return load_settings(flags)
-    except BadSettings:
-        return None
 
 
 def _directory(settings: Settings) -> Path | None:

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from perdure.supervisor.link import Loaded, Orders, Refused, SupervisorEnd
 from perdure.supervisor.slot import Look, TurnSlot
 
+SILENCE_LEAST_S: Final = 10.0
 _STACK_S: Final = 0.2
 
 
@@ -36,7 +37,7 @@ class End(NamedTuple):
     served_s: float
     """How long it has served; 0 if it never did."""
     stuck: bool
-    """It was killed because its turn did not end."""
+    """It was killed because its turn did not end, or its event loop stood still."""
     overdue: bool
     """It was killed because it did not drain in time, or because nobody wanted to wait for it."""
 
@@ -49,7 +50,7 @@ class End(NamedTuple):
     def how(self) -> str:
         """In words."""
         if self.stuck:
-            return "its turn did not end"
+            return "its turn did not end" if self.look.in_turn else "it hung"
         if self.code >= 0:
             return f"exit code {self.code}"
         try:
@@ -106,22 +107,36 @@ class Worker:
         self._signal(signal.SIGTERM)
 
     def check(self) -> Look | None:
-        """End it if its drain takes too long; give what it is in if its turn takes too long."""
+        """End it if its drain takes too long; give what it hangs in if it hangs."""
         now = time.monotonic()
         if self._kill_at is not None and now > self._kill_at:
             self.kill()
         if self.loaded is None or self._stuck or self._overdue:
             return None
         look = self.slot.look()
-        return look if self._watchdog.look(look, now) > self.loaded.turn_timeout else None
+        self._watchdog.look(look, now)
+        if self._watchdog.in_turn_s > self.loaded.turn_timeout:
+            return look
+        # Outside a turn there is work that may take its time: a large snapshot, a long start.
+        if self.ready_at is not None and self._watchdog.silent_s > self.silence_max_s:
+            return look
+        return None
 
-    def end_turn(self, look: Look) -> bool:
-        """Print where it is and kill it; False if that turn has ended after all."""
+    @property
+    def silence_max_s(self) -> float:
+        """How long the event loop may stand still outside of turns."""
+        if self.loaded is None:
+            return float("inf")
+        return max(3 * self.loaded.turn_timeout, SILENCE_LEAST_S)
+
+    def end_stuck(self, look: Look) -> bool:
+        """Print where it is and kill it; False if it has gone on after all."""
         # faulthandler (cli/worker.py) prints from within the signal handler, so it works in a
         # loop that never ends.
         self._signal(signal.SIGUSR2)
         time.sleep(_STACK_S)
-        if self.slot.look().number != look.number:
+        now = self.slot.look()
+        if (now.number, now.beats) != (look.number, look.beats):
             return False
         self._stuck = True
         self._signal(signal.SIGKILL)
@@ -148,24 +163,25 @@ class Worker:
 
 
 class _Watchdog:
-    """How long one turn has been running, in time that the supervisor itself was awake."""
+    """How long one turn has been running, and how long the event loop has not gone round.
 
-    # A stopped process (Ctrl-Z, a suspended machine) wakes up to a clock that went on; no more
-    # than this counts between two looks.
+    Time counts that the supervisor itself was awake: a stopped process (Ctrl-Z, a suspended
+    machine) wakes up to a clock that went on, so no more than this counts between two looks.
+    """
+
     _PASSED_MAX_S = 0.5
 
     def __init__(self) -> None:
-        self._number = -1
+        self._number = self._beats = -1
         self._last = time.monotonic()
-        self._in_turn_s = 0.0
+        self.in_turn_s = 0.0
+        self.silent_s = 0.0
 
-    def look(self, look: Look, now: float) -> float:
-        """Seconds for which the turn in the slot has been seen running."""
+    def look(self, look: Look, now: float) -> None:
+        """Take in what the slot says now."""
         passed_s = min(now - self._last, self._PASSED_MAX_S)
         self._last = now
-        if look.in_turn and look.number == self._number:
-            self._in_turn_s += passed_s
-        else:
-            self._number = look.number
-            self._in_turn_s = 0.0
-        return self._in_turn_s
+        same_turn = look.in_turn and look.number == self._number
+        self.in_turn_s = self.in_turn_s + passed_s if same_turn else 0.0
+        self.silent_s = self.silent_s + passed_s if look.beats == self._beats else 0.0
+        self._number, self._beats = look.number, look.beats

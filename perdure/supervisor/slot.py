@@ -4,7 +4,7 @@ It is memory shared by worker and supervisor. Python that hangs cannot be asked,
 was killed cannot answer; the slot still says which object and which event it was.
 
     0      u64   turn number: odd inside a turn, even between turns
-    8      u64   not used (keeps what follows away from the number)
+    8      u64   beats: grows as long as the worker's event loop goes round
     16     u32   length of the address
     20     u32   length of the event, which may be more than is kept of it
     24     2048  the address, UTF-8
@@ -41,6 +41,7 @@ class Look(NamedTuple):
     event: bytes
     """Its first `EVENT_BYTES_MAX` bytes."""
     in_turn: bool
+    beats: int
 
 
 class TurnSlot:
@@ -85,6 +86,10 @@ class TurnSlot:
         number = self._number + 1
         self._number = self._words[0] = number
 
+    def beat(self) -> None:
+        """The event loop goes round; call it about once a second."""
+        self._words[1] += 1
+
     def look(self) -> Look:
         """What the slot says now."""
         number = self._words[0]
@@ -94,6 +99,7 @@ class TurnSlot:
             address[: min(address_size, ADDRESS_BYTES_MAX)].decode(errors="replace"),
             event[: min(event_size, EVENT_BYTES_MAX)],
             number % 2 == 1,
+            self._words[1],
         )
 
     def close(self) -> None:

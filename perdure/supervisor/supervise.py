@@ -49,7 +49,7 @@ class Supervisor:
     """Keeps a worker serving until it is told to stop; `run` gives the exit code.
 
     `say` is told what people have to know, `on_ready` each time that requests are answered (with
-    the URL).
+    the URL). A `hash_seed` that is not the store's costs a second start of the first worker.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class Supervisor:
         *,
         say: Callable[[str], None],
         on_ready: Callable[[Ready, str], None],
+        hash_seed: str | None = None,
         start: Callable[[Orders, str | None], Worker] = Worker,
     ) -> None:
         self._orders = orders
@@ -68,7 +69,7 @@ class Supervisor:
         self._watcher = Watcher() if orders.dev else None
         self._changed: list[Path] = []
         self._listening: socket.socket | None = None
-        self._hash_seed: str | None = None
+        self._hash_seed = hash_seed
         self._deaths = Deaths()
         self._failed_starts = 0
         self._backoff_s = BACKOFF_FIRST_S
@@ -100,7 +101,7 @@ class Supervisor:
                 self._hear(worker)
                 look = worker.check()
                 if look is not None:
-                    self._end_turn(worker, look)
+                    self._end_stuck(worker, look)
             self._hear(worker)
         finally:
             self._selector.unregister(worker.link)
@@ -145,15 +146,18 @@ class Supervisor:
         else:
             worker.link.hand_over(self._listening)
 
-    def _end_turn(self, worker: Worker, look: Look) -> None:
+    def _end_stuck(self, worker: Worker, look: Look) -> None:
         assert worker.loaded is not None
-        self._say(
-            f"{look.address}: a turn has not ended within {worker.loaded.turn_timeout:g} s "
-            f"(turn_timeout)\n  event: {event_text(look.event)}\n"
-            "  The process is ended; this is where it was:"
-        )
-        if not worker.end_turn(look):
-            self._say(f"{look.address}: the turn has ended after all, the process goes on")
+        if look.in_turn:
+            text = (
+                f"{look.address}: a turn has not ended within {worker.loaded.turn_timeout:g} s "
+                f"(turn_timeout)\n  event: {event_text(look.event)}"
+            )
+        else:
+            text = f"the worker has not moved for {worker.silence_max_s:g} s, outside of any turn"
+        self._say(f"{text}\n  The process is ended; this is where it was:")
+        if not worker.end_stuck(look):
+            self._say("it has gone on after all, and the process with it")
 
     # --- when it is dead
 

@@ -12,7 +12,7 @@ from perdure.errors import BadApp, BadSettings
 HEAD = "from perdure import App, Object\n"
 COUNTER = "class Counter(Object):\n    async def increment(self) -> int:\n        return 1\n"
 
-Write = Callable[[str, str], Path]
+Write = Callable[[str | Path, str], Path]
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Write]:
     monkeypatch.setattr(sys, "path", list(sys.path))
     before = set(sys.modules)
 
-    def write(name: str, text: str) -> Path:
+    def write(name: str | Path, text: str) -> Path:
         path = tmp_path / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -86,16 +86,16 @@ def test_a_list_of_classes(write: Write) -> None:
 
 
 def test_a_file_in_a_package_has_its_full_name(write: Write) -> None:
-    write("shop_7/__init__.py", "")
-    write("shop_7/parts.py", "LIMIT = 3\n")
-    path = write("shop_7/main.py", HEAD + "from .parts import LIMIT\n" + COUNTER)
+    write(Path("shop_7", "__init__.py"), "")
+    write(Path("shop_7", "parts.py"), "LIMIT = 3\n")
+    path = write(Path("shop_7", "main.py"), HEAD + "from .parts import LIMIT\n" + COUNTER)
     assert load(str(path)).classes[0].__module__ == "shop_7.main"
 
 
 def test_a_file_elsewhere_finds_its_neighbours(write: Write) -> None:
-    write("far/neighbour_8.py", "LIMIT = 3\n")
-    write("far/load_8.py", HEAD + "import neighbour_8\n" + COUNTER)
-    assert names("far/load_8.py") == ["Counter"]
+    write(Path("far", "neighbour_8.py"), "LIMIT = 3\n")
+    write(Path("far", "load_8.py"), HEAD + "import neighbour_8\n" + COUNTER)
+    assert names(str(Path("far", "load_8.py"))) == ["Counter"]
 
 
 def test_a_file_that_is_not_there(write: Write) -> None:

@@ -2,6 +2,7 @@
 
     serve             is ready, and ends at SIGTERM
     spin              is ready, begins a turn and never ends it
+    hang              is ready, and its event loop stands still
     exit-in-turn      is ready, begins a turn and ends the process in it
     exit-early        ends before it is ready
     refuse / mend     will not start; for `mend` a change of the code may help
@@ -51,8 +52,9 @@ def main() -> None:
             os._exit(7)
         while not stopped.is_set():
             time.sleep(0.01)
-    while not stopped.is_set():
-        stopped.wait(0.1)
+    while not stopped.wait(0.1):
+        if what != "hang":
+            slot.beat()
     print("worker drained", file=sys.stderr, flush=True)
 
 

@@ -7,13 +7,14 @@ import json
 import sys
 from pathlib import Path
 
-from perdure.supervisor import supervise
+from perdure.supervisor import process, supervise
 from perdure.supervisor.link import Orders, Ready
 from perdure.supervisor.process import Worker
 
 
 def main() -> None:
     app, flags = sys.argv[1], json.loads(sys.argv[2])
+    process.SILENCE_LEAST_S = 1.0  # type: ignore[misc]
     supervise.GRACE_S = 0.3  # type: ignore[misc]
     supervise.BACKOFF_MOST_S = 0.2  # type: ignore[misc]
 

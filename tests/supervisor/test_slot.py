@@ -19,14 +19,21 @@ def slot() -> Iterator[TurnSlot]:
 
 
 def test_a_fresh_slot_is_between_turns(slot: TurnSlot) -> None:
-    assert slot.look() == (0, "", b"", False)
+    assert slot.look() == (0, "", b"", False, 0)
 
 
 def test_the_slot_shows_the_turn_that_runs(slot: TurnSlot) -> None:
     slot.begin("Counter/löbby", b"call increment {}")
-    assert slot.look() == (1, "Counter/löbby", b"call increment {}", True)
+    assert slot.look() == (1, "Counter/löbby", b"call increment {}", True, 0)
     slot.end()
-    assert slot.look() == (2, "Counter/löbby", b"call increment {}", False)
+    assert slot.look() == (2, "Counter/löbby", b"call increment {}", False, 0)
+
+
+def test_beats_are_counted_beside_the_turns(slot: TurnSlot) -> None:
+    slot.beat()
+    slot.begin("Counter/a", b"call increment {}")
+    slot.beat()
+    assert slot.look() == (1, "Counter/a", b"call increment {}", True, 2)
 
 
 def test_a_shorter_turn_leaves_nothing_of_a_longer_one(slot: TurnSlot) -> None:
@@ -56,4 +63,4 @@ def test_the_slot_outlives_a_process_killed_in_a_turn(slot: TurnSlot) -> None:
         [sys.executable, "-c", program], pass_fds=[slot.fd], cwd=os.getcwd(), timeout=60
     )
     assert ended.returncode == -signal.SIGKILL
-    assert slot.look() == (83, "Bomb/1", b"call explode", True)
+    assert slot.look() == (83, "Bomb/1", b"call explode", True, 0)

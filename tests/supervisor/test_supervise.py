@@ -143,6 +143,14 @@ def test_a_turn_that_never_ends_is_named_and_its_worker_replaced(run: Start) -> 
     assert (death["address"], death["why"]) == ("Bomb/1", "its turn did not end")
 
 
+def test_a_worker_that_hangs_outside_of_turns_is_replaced(run: Start) -> None:
+    one = run("hang")
+    one.wait_for("has not moved for 1.8 s, outside of any turn", 2)
+    one.wait_for("here it is", 2)
+    one.wait_for(r"the worker has ended \(it hung\)")
+    assert not (one.folder / "deaths.json").exists()
+
+
 def test_deaths_in_a_turn_are_counted_and_do_not_end_the_supervisor(
     run: Start, tmp_path: Path
 ) -> None:
