@@ -12,10 +12,12 @@ from urllib.parse import quote
 import click
 
 from perdure.cli.client import PATIENCE_S, Answer, Server, object_path, remote
-from perdure.cli.output import Complaint, print_json
+from perdure.cli.output import Complaint, examples, print_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+# -5 is an argument and no option; `read_arguments` refuses what may be a mistyped one.
+_ARGUMENTS = {"ignore_unknown_options": True}
 _NAMED = re.compile(r"([A-Za-z_]\w*)=(.*)", re.DOTALL)
 
 
@@ -29,6 +31,12 @@ def read_arguments(arguments: Sequence[str], read_stdin: Callable[[], bytes]) ->
         return None
     if list(arguments) == ["-"]:
         return read_stdin()
+    for argument in arguments:
+        if argument.startswith("-") and not isinstance(read_value(argument), int | float):
+            raise click.UsageError(
+                f"there is no option {argument!r}; as an argument it is written "
+                f"""'{json.dumps(argument)}', or with its name: text={argument}"""
+            )
     named = [_NAMED.fullmatch(argument) for argument in arguments]
     if not any(named):
         if len(arguments) == 1 and arguments[0].lstrip()[:1] in ("{", "["):
@@ -116,8 +124,12 @@ def _post(
 
 
 @click.command(
-    epilog="Examples: perdure call Counter/lobby increment by=2; "
-    """perdure call Cart/7 add '{"sku": "tea", "n": 1}'; perdure call Room/a post - < text.json"""
+    epilog=examples(
+        "perdure call Counter/lobby increment by=2",
+        """perdure call Cart/7 add '{"sku": "tea", "count": 1}'""",
+        "perdure call Room/lobby post - < arguments.json",
+    ),
+    context_settings=_ARGUMENTS,
 )
 @click.argument("address")
 @click.argument("handler")
@@ -154,7 +166,9 @@ def call(
         raise Complaint(f"{url} has answered with something else than JSON") from None
 
 
-@click.command(epilog="Example: perdure send Order/42 run cart=7")
+@click.command(
+    epilog=examples("perdure send Order/42 run cart=7"), context_settings=_ARGUMENTS
+)
 @click.argument("address")
 @click.argument("handler")
 @click.argument("arguments", nargs=-1)

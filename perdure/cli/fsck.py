@@ -9,13 +9,13 @@ import click
 
 from perdure.cli.check import Loss, Report, StoreFile, open_file
 from perdure.cli.objects import confirm
-from perdure.cli.output import WrongUse, json_option, print_json
+from perdure.cli.output import WrongUse, examples, json_option, print_json
 
 _SHOWN_MAX = 20
 
 
 @click.command(
-    epilog="Examples: perdure fsck --data .perdure; perdure fsck --data .perdure --cut 4711"
+    epilog=examples("perdure fsck --data .perdure", "perdure fsck --data .perdure --cut 4711")
 )
 @click.option(
     "--data",

@@ -9,14 +9,14 @@ from typing import Any
 import click
 
 from perdure.cli.client import Server, object_path, remote
-from perdure.cli.output import Complaint, print_json, shorten, show_time
+from perdure.cli.output import Complaint, examples, print_json, shorten, show_time
 
 _FOLLOW_S = 0.5
 _PAGE = 1000
 _WIDTH = 60
 
 
-@click.command(epilog="Example: perdure history Counter/lobby --after 100 --follow")
+@click.command(epilog=examples("perdure history Counter/lobby --after 100 --follow"))
 @click.argument("address")
 @click.option("--follow", "-f", is_flag=True, help="Go on as new entries come; Ctrl-C ends it.")
 @click.option("--after", type=click.IntRange(0), default=0, help="Only entries behind this seq.")

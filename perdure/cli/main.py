@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from perdure.cli.output import Complaint, WrongUse, complain
+from perdure.cli.output import Complaint, WrongUse, complain, examples
 from perdure.errors import BadApp, BadSettings, InvalidKey, PerdureError, StoreBusy
 
 # name: (module:attribute, what it does). The line stands here so that the list of commands needs
@@ -70,7 +70,7 @@ class _Commands(click.Group):
 @click.group(
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    epilog="Example: perdure dev counter.py",
+    epilog=examples("perdure dev counter.py"),
 )
 @click.version_option(package_name="perdure", message="perdure %(version)s")
 def commands() -> None:

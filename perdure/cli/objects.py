@@ -8,12 +8,12 @@ from typing import Any
 import click
 
 from perdure.cli.client import Server, object_path, remote
-from perdure.cli.output import Complaint, print_json, print_table, show_age, show_time
+from perdure.cli.output import Complaint, examples, print_json, print_table, show_age, show_time
 
 _PAGE = 1000
 
 
-@click.command(epilog="Example: perdure ls Counter --prefix lob --limit 20")
+@click.command(epilog=examples("perdure ls Counter --prefix lob --limit 20"))
 @click.argument("class_name", metavar="[CLASS]", required=False)
 @click.option("--prefix", help="Only keys that begin with it.")
 @click.option("--status", help="Only active, asleep or quarantined ones.")
@@ -68,7 +68,7 @@ def _updated(time: Any) -> str:
     return f"{age} ago" if age else ""
 
 
-@click.command(epilog="Example: perdure show Counter/lobby")
+@click.command(epilog=examples("perdure show Counter/lobby"))
 @click.argument("address")
 @remote
 def show(address: str, url: str, token: str | None, as_json: bool) -> None:
@@ -116,7 +116,7 @@ def _one_line(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False, indent=2).replace("\n", "\n  ")
 
 
-@click.command(epilog="Example: perdure delete Counter/lobby --yes")
+@click.command(epilog=examples("perdure delete Counter/lobby --yes"))
 @click.argument("address")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @remote

@@ -66,6 +66,12 @@ def complain(complaint: Complaint) -> None:
         click.echo(f"  {line}", err=True)
 
 
+def examples(*lines: str) -> str:
+    """The last part of a command's help, a line each."""
+    # \b keeps click from filling the lines up.
+    return "\n".join(["\b", "Example:" if len(lines) == 1 else "Examples:", *lines])
+
+
 def json_option(text: str = "Print JSON.") -> Callable[[F], F]:
     """`--json`, which arrives as `as_json`, and is known to complaints as well."""
 

@@ -9,15 +9,15 @@ from __future__ import annotations
 import click
 
 from perdure.cli.client import Server, object_path, remote
-from perdure.cli.output import print_json, print_table, shorten
+from perdure.cli.output import examples, print_json, print_table, shorten
 
 
-@click.group(epilog="Example: perdure quarantine list")
+@click.group(epilog=examples("perdure quarantine list"))
 def quarantine() -> None:
     """Objects that were set aside: why, and what to do with them."""
 
 
-@quarantine.command("list", epilog="Example: perdure quarantine list --json")
+@quarantine.command("list", epilog=examples("perdure quarantine list --json"))
 @remote
 def list_(url: str, token: str | None, as_json: bool) -> None:
     """List them, each with its reason."""
@@ -33,7 +33,7 @@ def list_(url: str, token: str | None, as_json: bool) -> None:
         )
 
 
-@quarantine.command(epilog="Example: perdure quarantine retry Counter/lobby")
+@quarantine.command(epilog=examples("perdure quarantine retry Counter/lobby"))
 @click.argument("address")
 @remote
 def retry(address: str, url: str, token: str | None, as_json: bool) -> None:
@@ -42,7 +42,7 @@ def retry(address: str, url: str, token: str | None, as_json: bool) -> None:
     _done(address, "is out of quarantine; the event runs again", as_json)
 
 
-@quarantine.command(epilog="Example: perdure quarantine skip Counter/lobby")
+@quarantine.command(epilog=examples("perdure quarantine skip Counter/lobby"))
 @click.argument("address")
 @remote
 def skip(address: str, url: str, token: str | None, as_json: bool) -> None:

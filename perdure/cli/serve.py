@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import click
 
 import perdure.settings
-from perdure.cli.output import WrongUse, json_option
+from perdure.cli.output import WrongUse, examples, json_option
 from perdure.errors import OperatorError
 from perdure.settings import Settings, load_settings
 from perdure.supervisor.link import Orders, Ready
@@ -25,6 +25,7 @@ from perdure.supervisor.supervise import Supervisor
 
 F = TypeVar("F", bound=Callable[..., Any])
 
+_TOLD_HERE = {"host": "The address to serve on.", "port": "The port; 0 takes a free one."}
 _TYPES: dict[str, Any] = {"str": str, "str | None": str, "int": int, "float": float}
 
 
@@ -33,7 +34,8 @@ def setting_flags(command: F) -> F:
     told = _docstrings() if {"--help", "-h"} & set(sys.argv) else {}
     for field in reversed(dataclasses.fields(Settings)):
         flag = "--" + field.name.replace("_", "-")
-        text = " ".join(told.get(field.name, "").replace("`", "").split())
+        text = told.get(field.name) or _TOLD_HERE.get(field.name, "")
+        text = " ".join(text.replace("`", "").split())
         variable = f"PERDURE_{field.name.upper()}"
         if field.type == "bool":
             option = click.option(
@@ -69,7 +71,7 @@ def _docstrings() -> dict[str, str]:
     return told
 
 
-@click.command(epilog="Examples: perdure dev counter.py; perdure dev shop.main:app --port 8000")
+@click.command(epilog=examples("perdure dev counter.py", "perdure dev shop.main:app --port 8000"))
 @click.argument("app")
 @json_option("Print the banner as one line of JSON.")
 @setting_flags
@@ -84,7 +86,7 @@ def dev(app: str, as_json: bool, **flags: Any) -> None:
 
 
 @click.command(
-    epilog="Example: perdure serve shop.main:app --data /var/lib/shop --host 0.0.0.0 --port 80"
+    epilog=examples("perdure serve shop.main:app --data /var/lib/shop --host 0.0.0.0 --port 80")
 )
 @click.argument("app")
 @click.option(

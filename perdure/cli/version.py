@@ -7,10 +7,10 @@ import platform
 
 import click
 
-from perdure.cli.output import json_option, print_json
+from perdure.cli.output import examples, json_option, print_json
 
 
-@click.command(epilog="Example: perdure version --json")
+@click.command(epilog=examples("perdure version --json"))
 @json_option()
 def version(as_json: bool) -> None:
     """Print the versions of perdure and of Python."""

@@ -48,6 +48,11 @@ def test_values_without_names_are_positional() -> None:
     assert body("hello") == ["hello"]
 
 
+def test_a_negative_number_is_no_option() -> None:
+    assert body("-5", "-1.5e3") == [-5, -1500]
+    assert body("by=-5") == {"by": -5}
+
+
 def test_one_json_object_or_array_is_the_body_as_it_is() -> None:
     assert read_arguments(['{"by":  2}'], lambda: b"") == b'{"by":  2}'
     assert body("[1, 2]") == [1, 2]
@@ -57,7 +62,9 @@ def test_a_dash_is_what_stdin_brings() -> None:
     assert read_arguments(["-"], lambda: b"[1]") == b"[1]"
 
 
-@pytest.mark.parametrize("arguments", [("{broken",), ("a=1", "2"), ("a=1", "a=2")])
+@pytest.mark.parametrize(
+    "arguments", [("{broken",), ("a=1", "2"), ("a=1", "a=2"), ("--by", "2"), ("-x",)]
+)
 def test_what_cannot_be_meant_is_refused(arguments: tuple[str, ...]) -> None:
     with pytest.raises(click.UsageError):
         body(*arguments)
