@@ -26,11 +26,10 @@ from perdure.access import Action
 from perdure.errors import (
     CallError,
     DeadlockError,
-    DivergenceError,
     IdempotencyMismatch,
-    ObjectQuarantined,
     Overloaded,
 
+    StoreUnavailable,
     Unavailable,
 )
 from perdure.failure import failure_of
@@ -69,6 +68,9 @@ logger = structlog.get_logger("perdure")
 
 NS = 1_000_000_000
 
+RELOAD_S = 2.0
+"""Until the next try, when the store could not give an object."""
+
 
 class State(enum.Enum):
     """Only moves on, never back."""
@@ -82,7 +84,7 @@ class State(enum.Enum):
 class Activation:
     """An object in memory under this node's epoch."""
 
-    __slots__ = ("alarm_ns", "base_seq", "host", "last_lsn", "machine", "mailbox", "replayed", "state", "used_ns", "wake_at")
+    __slots__ = ("alarm_ns", "base_seq", "host", "last_lsn", "machine", "mailbox", "refusal", "replayed", "state", "used_ns", "wake_at")
 
     def __init__(self, host: Host, kind: Kind, key: str, oid: int) -> None:
         self.host = host
@@ -100,6 +102,8 @@ class Activation:
         """As in its last entry."""
         self.alarm_ns = 0
         """For when the host's alarm is set."""
+        self.refusal: BaseException | None = None
+        """Why it serves no more, for whoever still comes."""
 
     @property
     def address(self) -> str:
@@ -182,22 +186,24 @@ class Activation:
 
     def _unusable(self, error: BaseException) -> None:
         """It cannot be rebuilt: nobody is served a guess."""
-        if isinstance(error, DivergenceError):
-            self.host.quarantine.divergence(self, error)
-        elif not isinstance(error, CallError):
-            logger.error("object cannot be loaded", object=self.address, error=str(error), exc_info=error)
+        host = self.host
+        host.remove(self)
+        refusal: BaseException = error
+        if isinstance(error, StoreUnavailable):
+            # The disk's fault, perhaps of a moment; what it is owed is tried again.
+            self.state = State.GONE
+            asyncio.get_running_loop().call_later(RELOAD_S, host.take_up, self.machine.oid)
+        elif isinstance(error, CallError):
+            self.state = State.GONE
+        else:
+            self.state = State.QUARANTINED
+            host.quarantine.unusable(self, error)
+            refusal = host.quarantine.refusal(self.machine.oid) or error
+        self.refusal = refusal
         waiting, self.mailbox = self.mailbox or (), None
-        self.host.remove(self)
-        self.state = State.QUARANTINED if isinstance(error, DivergenceError) else State.GONE
-        for item in waiting:
+        for item in (*waiting, *host.take_waiting(self.machine.oid)):
             if isinstance(item, IncomingCall):
-                item.refuse(
-                    ObjectQuarantined(f"{self.address} is quarantined: {error}")
-                    if isinstance(error, DivergenceError)
-                    else error
-                )
-        for call in self.host.take_waiting(self.machine.oid):
-            call.refuse(ObjectQuarantined(f"{self.address} is quarantined: {error}"))
+                item.refuse(refusal)
 
     def _empty_mailbox(self) -> None:
         while self.mailbox and self.state is State.ACTIVE:
@@ -215,6 +221,8 @@ class Activation:
         """A call from outside."""
         if self.state is State.ACTIVE and self.mailbox is None:
             self._take(call)
+        elif self.refusal is not None:
+            call.refuse(self.refusal)
         elif self.mailbox is not None and len(self.mailbox) >= self.host.settings.mailbox_limit:
             call.refuse(self._overloaded())
         else:
@@ -226,7 +234,9 @@ class Activation:
         """A message, a timer, a step's end: never refused, since it was accepted already."""
         if self.state is State.ACTIVE and self.mailbox is None:
             self._run(event, None)
-        else:
+        elif self.refusal is None:
+            # Of an object that is set aside, messages stay in the outbox and the rest in its own
+            # entries, until it is back.
             if self.mailbox is None:
                 self.mailbox = deque()
             self.mailbox.append(event)
@@ -411,11 +421,14 @@ class Activation:
         )
         # The list goes with the entry; an idle object keeps nothing of its last turn.
         machine.commands = []
-        if call is not None and call.answer is None:
-            call.lsn = host.log.gathering_lsn
-            host.waiting[call.id] = call
+        if call is not None:
             if call.on_accepted is not None:
-                outputs.append(Acceptance(call))
+                # Before the answer, if that is there already: whoever asked not to wait is told
+                # where the answer will be, however quick it is.
+                outputs.insert(0, Acceptance(call))
+            if call.answer is None:
+                call.lsn = host.log.gathering_lsn
+                host.waiting[call.id] = call
         for message in messages:
             host.log.send(message)
         self.last_lsn = host.log.append(oid, encode_entry(entry), outputs, source_of(event))
@@ -490,13 +503,11 @@ class Activation:
         self.state = State.QUARANTINED
         waiting, self.mailbox = self.mailbox or (), None
         self.machine.discard()
-        refusal = host.quarantine.refusal(self.machine.oid)
+        refusal = self.refusal = host.quarantine.refusal(self.machine.oid)
         assert refusal is not None
-        for item in (call, *waiting):
+        for item in (call, *waiting, *host.take_waiting(self.machine.oid)):
             if isinstance(item, IncomingCall):
                 item.refuse(refusal)
-        for call_in_flight in host.take_waiting(self.machine.oid):
-            call_in_flight.refuse(refusal)
 
     def drop(self) -> None:
         """Forget this memory; the next event makes a new activation."""

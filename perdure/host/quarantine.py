@@ -75,14 +75,20 @@ class Quarantine:
             hint=f"perdure quarantine retry {facts['object']}",
         )
 
-    def divergence(self, activation: Activation, error: DivergenceError) -> None:
-        """Set aside an object whose replay diverged."""
-        logger.error("an object is quarantined: its replay diverged", object=error.address, seq=error.seq)
-        self._set_aside(
-            activation,
-            {"cause": "divergence", "seq": error.seq, "expected": error.expected, "found": error.found,
-             "reason": f"replay of turn {error.seq} diverged: expected {error.expected}; found {error.found}"},
-        )  # fmt: skip
+    def unusable(self, activation: Activation, error: BaseException) -> None:
+        """Set aside an object that cannot be rebuilt."""
+        if isinstance(error, DivergenceError):
+            facts: dict[str, Any] = {
+                "cause": "divergence",
+                "seq": error.seq,
+                "expected": error.expected,
+                "found": error.found,
+                "reason": f"replay of turn {error.seq} diverged: expected {error.expected}; found {error.found}",
+            }
+        else:
+            facts = {"cause": "load", "reason": f"it cannot be loaded: {type(error).__name__}: {error}"}
+        logger.error("an object is quarantined", object=activation.address, why=facts["reason"], exc_info=error)
+        self._set_aside(activation, facts)
 
     def stops(self, activation: Activation, event: Event, told: bytes, call: IncomingCall | None) -> bool:
         """Whether the event must not run; then its object is set aside, or something else runs."""
@@ -154,9 +160,9 @@ class Quarantine:
         """Set the event itself aside and let the object go on behind it."""
         oid = oid_of(kind, key)
         detail = self.objects.get(oid)
-        if detail is not None and json.loads(detail)["cause"] == "divergence":
+        if detail is not None and json.loads(detail)["cause"] != "event":
             raise Conflict(
-                f"{format_address(kind, key)} diverged in its past, and the past cannot be skipped",
+                f"{format_address(kind, key)} cannot be rebuilt from its past, and the past cannot be skipped",
                 hint="Bring back code that agrees with the journal and use retry; or delete the object.",
             )
         self._release_or_raise(kind, key)
