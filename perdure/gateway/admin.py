@@ -1,0 +1,125 @@
+"""What the command line and the studio read and do, under `/_perdure/`.
+
+    GET     classes
+    GET     objects?class=&prefix=&status=&limit=&after=      a page; `Link: rel="next"` if full
+    GET     objects/{Class}/{key}                             DELETE ends the object
+    GET     objects/{Class}/{key}/history?after=&limit=
+    GET     quarantine
+    POST    quarantine/{Class}/{key}/retry                    or skip
+
+The caller has been checked before (internal.py); what is here does as it is told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from perdure.gateway.problem import Refusal, Reply
+from perdure.gateway.reply import json_reply, nothing
+from perdure.gateway.request import read_query
+from perdure.ref import check_key, format_address
+
+if TYPE_CHECKING:
+    from perdure.host.host import Host
+
+PAGE = 100
+PAGE_MAX = 1000
+
+Methods = dict[bytes, Callable[[], Awaitable[Reply]]]
+
+
+class Admin:
+    """The administration of one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    def find(self, segments: list[str], query: bytes, prefix: str) -> Methods:
+        """What each method does at a path; empty where there is nothing."""
+        host = self._host
+        match segments:
+            case ["classes"]:
+                return {b"GET": self._classes}
+            case ["objects"]:
+                return {b"GET": lambda: self._objects(query, prefix)}
+            case ["objects", kind, key]:
+                address = _address(kind, key)
+                return {
+                    b"GET": lambda: _shown(host.show(address)),
+                    b"DELETE": lambda: _done(host.delete(address)),
+                }
+            case ["objects", kind, key, "history"]:
+                address = _address(kind, key)
+                return {b"GET": lambda: self._history(address, query)}
+            case ["quarantine"]:
+                return {b"GET": lambda: _shown(host.quarantined())}
+            case ["quarantine", kind, key, "retry"]:
+                address = _address(kind, key)
+                return {b"POST": lambda: _done(host.retry(address))}
+            case ["quarantine", kind, key, "skip"]:
+                address = _address(kind, key)
+                return {b"POST": lambda: _done(host.skip(address))}
+            case _:
+                return {}
+
+    async def _classes(self) -> Reply:
+        return json_reply(
+            [
+                {
+                    "class": kind.name,
+                    "doc": kind.doc,
+                    "handlers": [
+                        {"name": handler.name, "query": handler.query, "doc": handler.doc}
+                        for handler in kind.handlers.values()
+                    ],
+                }
+                for kind in self._host.kinds.values()
+            ]
+        )
+
+    async def _objects(self, query: bytes, prefix: str) -> Reply:
+        given = read_query(query)
+        limit = _whole(given, "limit", PAGE, PAGE_MAX)
+        rows = await self._host.list_objects(
+            given.get("class") or None,
+            given.get("prefix") or None,
+            given.get("status") or None,
+            limit,
+            given.get("after") or None,
+        )
+        if len(rows) < limit:
+            return json_reply(rows)
+        following = urlencode({**given, "after": rows[-1]["address"]})
+        link = f'<{prefix}/_perdure/objects?{following}>; rel="next"'
+        return json_reply(rows, ((b"link", link.encode()),))
+
+    async def _history(self, address: str, query: bytes) -> Reply:
+        given = read_query(query)
+        after = _whole(given, "after", 0, 2**63 - 1, least=0)
+        limit = _whole(given, "limit", PAGE, PAGE_MAX)
+        return json_reply(await self._host.history(address, after, limit))
+
+
+async def _shown(found: Awaitable[Any]) -> Reply:
+    return json_reply(await found)
+
+
+async def _done(work: Awaitable[None]) -> Reply:
+    await work
+    return nothing()
+
+
+def _address(kind: str, key: str) -> str:
+    return format_address(kind, check_key(key))
+
+
+def _whole(given: dict[str, str], name: str, default: int, most: int, *, least: int = 1) -> int:
+    text = given.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+        detail = f"{name} is a whole number from {least} to {most}, not {text[:50]!r}"
+        raise Refusal("bad-request", detail)
+    return int(text)

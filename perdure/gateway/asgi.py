@@ -1,0 +1,132 @@
+"""The ASGI face of the gateway, for mounting in somebody else's server.
+
+The same requests mean the same as at the own front; what a server decodes is taken in its raw
+form where it hands that over, so that `%2F` in a key stays in the key. A request reaches the
+gateway from a plain callback of the loop, never within the server's task: a turn may begin there,
+and the turn's tasks must not run inside another loop's (on 3.14 that is an error).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+from urllib.parse import quote, unquote
+
+from perdure.gateway.http import Gateway
+from perdure.gateway.problem import Headers, Refusal, Reply
+from perdure.gateway.request import Fields, HttpRequest
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class AsgiRequest(HttpRequest):
+    """A request as an ASGI server hands it over."""
+
+    asgi: Scope
+
+    def prefix(self) -> str:
+        return str(self.asgi.get("root_path", ""))
+
+    def client(self) -> str | None:
+        client = self.asgi.get("client")
+        return str(client[0]) if client else None
+
+    def scope(self) -> Scope:
+        return self.asgi
+
+
+async def serve_http(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer one request of an ASGI server."""
+    headers = list(scope["headers"])
+    answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+
+    def respond(status: int, headers: Headers, body: bytes) -> None:
+        # The server may have ended this task: then nobody waits any more.
+        if not answered.done():
+            answered.set_result(Reply(status, headers, body))
+
+    try:
+        body = await _read_body(receive, headers, gateway.settings.max_body_bytes)
+    except Refusal as refusal:
+        gateway.refuse(respond, refusal)
+    else:
+        if body is None:
+            return
+        method = scope["method"].encode("latin-1")
+        request = AsgiRequest(method, _target(scope), headers, body, False, scope)
+        asyncio.get_running_loop().call_soon(gateway.handle, request, respond)
+    status, out, content = await answered
+    if status != 204:
+        out = (*out, (b"content-length", b"%d" % len(content)))
+    await send({"type": "http.response.start", "status": status, "headers": list(out)})
+    if scope["method"] == "HEAD":
+        content = b""
+    await send({"type": "http.response.body", "body": content})
+
+
+async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
+    """Decline a WebSocket before its upgrade, with the same problem as the own front if it can."""
+    await receive()
+    if "websocket.http.response" not in scope.get("extensions", {}):
+        await send({"type": "websocket.close", "code": 1000})
+        return
+    status, headers, body = Refusal("not-implemented", "WebSocket is not served here").reply
+    start = {"type": "websocket.http.response.start", "status": status, "headers": list(headers)}
+    await send(start)
+    await send({"type": "websocket.http.response.body", "body": body})
+
+
+async def _read_body(
+    receive: Receive, headers: list[tuple[bytes, bytes]], most: int
+) -> bytes | None:
+    """The whole body; None if the client has gone. Raises Refusal, unread, if it is too long."""
+    too_large = Refusal("payload-too-large", f"a body has at most {most} bytes")
+    length = Fields(headers).raw("Content-Length")
+    if length.isdigit() and int(length) > most:
+        raise too_large
+    body = b""
+    rest: bytearray | None = None
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return None
+        chunk = message.get("body", b"")
+        if rest is not None:
+            rest += chunk
+        elif body:
+            rest = bytearray(body + chunk)
+        else:
+            body = chunk
+        if len(body if rest is None else rest) > most:
+            raise too_large
+        if not message.get("more_body", False):
+            return bytes(body if rest is None else rest)
+
+
+def _target(scope: Scope) -> bytes:
+    """Path and query behind the mount prefix, percent-encoded."""
+    raw = scope.get("raw_path")
+    path = raw if raw is not None else quote(scope["path"], safe="/").encode()
+    path = path.partition(b"?")[0]
+    query = scope.get("query_string", b"")
+    target = _behind(path, scope.get("root_path", "").rstrip("/"))
+    return target + b"?" + query if query else target
+
+
+def _behind(path: bytes, prefix: str) -> bytes:
+    """What follows a prefix, which is decoded while the path is not."""
+    if not prefix:
+        return path
+    # Found slash by slash: a prefix may hold escapes itself (`/tenants/{name}`).
+    end = 0
+    while end >= 0:
+        end = path.find(b"/", end + 1)
+        head = path if end < 0 else path[:end]
+        if unquote(head.decode("latin-1")) == prefix:
+            return path[len(head) :] or b"/"
+    # The server has taken it off already.
+    return path

@@ -1,0 +1,36 @@
+"""The answers that are no problems: their head and their bytes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+
+from perdure.gateway.problem import Headers, Reply
+
+JSON: Headers = ((b"content-type", b"application/json"),)
+# Unpacked, so that it is an object of its own: two equal literals would be one.
+RESULT: Headers = (*JSON,)
+"""What a plain request is answered 200 with, and nothing else: a face may know it by identity."""
+
+
+def json_reply(value: Any, headers: Headers = ()) -> Reply:
+    """200, and a value as JSON."""
+    return Reply(200, JSON + headers, msgspec.json.encode(value))
+
+
+def nothing() -> Reply:
+    """204: done, and there is nothing to say."""
+    return Reply(204, (), b"")
+
+
+def options(allow: bytes) -> Reply:
+    """204, and the methods that a path takes."""
+    return Reply(204, ((b"allow", allow),), b"")
+
+
+def accepted(call_id: str, prefix: str) -> Reply:
+    """202: the call is on disk and runs, and its result will be at the Location."""
+    location = f"{prefix}/_perdure/calls/{call_id}".encode()
+    body = msgspec.json.encode({"id": call_id, "status": "running"})
+    return Reply(202, (*JSON, (b"location", location)), body)

@@ -1,0 +1,224 @@
+"""A request as both faces hand it over, and what its header says.
+
+A face decodes nothing: the target and the header fields are the bytes that came. A request whose
+header holds nothing that could change its meaning is `plain`, and the gateway does not look at
+the header of such a one at all. All others are read through `Fields`, where two fields that
+contradict each other are refused instead of one of them being chosen.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import MutableMapping
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl, quote
+
+import msgspec
+
+from perdure.gateway.problem import Refusal
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+RawHeaders = list[tuple[bytes, bytes]]
+
+
+class HttpRequest(msgspec.Struct, eq=False):
+    """One request. A face subclasses it for what only the face knows."""
+
+    method: bytes
+    target: bytes
+    """Path and query as they came, percent-encoded, without the mount prefix."""
+    headers: RawHeaders
+    body: bytes
+    plain: bool
+    """Nothing in the header changes what is asked or how it is answered."""
+
+    def prefix(self) -> str:
+        """The path the gateway is mounted at, or empty."""
+        return ""
+
+    def client(self) -> str | None:
+        """The address of the other end of the connection, never what a proxy says of it."""
+        raise NotImplementedError
+
+    def scope(self) -> MutableMapping[str, Any]:
+        """The request as an ASGI scope, for the `authorize` hook."""
+        raise NotImplementedError
+
+    def starlette(self) -> Request:
+        """The request as the `authorize` hook gets it; its body can be read there."""
+        # Starlette is loaded by those who have a hook; without one the server starts sooner.
+        from starlette.requests import Request
+
+        unread = [{"type": "http.request", "body": self.body, "more_body": False}]
+
+        async def receive() -> dict[str, Any]:
+            return unread.pop() if unread else {"type": "http.disconnect"}
+
+        return Request(self.scope(), receive)
+
+
+class Fields:
+    """The header fields by lower-case name."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self, headers: RawHeaders) -> None:
+        self._values: dict[bytes, list[bytes]] = {}
+        for name, value in headers:
+            self._values.setdefault(name.lower(), []).append(value.strip())
+
+    def one(self, name: str) -> str | None:
+        """The value of a field that may stand once. Refused: two that differ."""
+        values = self._values.get(name.lower().encode())
+        if values is None:
+            return None
+        if any(value != values[0] for value in values):
+            raise Refusal("bad-request", f"{name} stands twice, with different values")
+        return _text(name, values[0])
+
+    def listed(self, name: str) -> str:
+        """All values of a field that is a list, joined."""
+        return _text(name, self.raw(name))
+
+    def raw(self, name: str) -> bytes:
+        """All values of a field as they came, joined; empty if it is not there."""
+        return b", ".join(self._values.get(name.lower().encode(), ()))
+
+    def __contains__(self, name: str) -> bool:
+        return name.lower().encode() in self._values
+
+
+def _text(name: str, value: bytes) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        raise Refusal("bad-request", f"{name} is not valid UTF-8") from None
+
+
+_SECONDS = re.compile(r"(\d{1,9}(\.\d{0,9})?|\.\d{1,9})\Z", re.ASCII)
+
+
+def read_seconds(text: str, name: str) -> float:
+    """A number of seconds, fractions allowed. Refused: anything else."""
+    if not _SECONDS.match(text):
+        detail = f"{name} is a number of seconds such as 2.5, not {text[:50]!r}"
+        raise Refusal("bad-request", detail)
+    return float(text)
+
+
+def read_timeout(fields: Fields) -> float | None:
+    """What `Perdure-Timeout` says."""
+    text = fields.one("Perdure-Timeout")
+    if text is None:
+        return None
+    seconds = read_seconds(text, "Perdure-Timeout")
+    if not seconds:
+        raise Refusal("bad-request", "Perdure-Timeout must be more than 0 seconds")
+    return seconds
+
+
+IDEMPOTENCY_KEY_LENGTH_MAX = 255
+
+
+def read_idempotency_key(fields: Fields) -> str | None:
+    """What `Idempotency-Key` says; any text, taken as it is."""
+    key = fields.one("Idempotency-Key")
+    if key is None:
+        return None
+    if not 0 < len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX or not key.isprintable():
+        raise Refusal(
+            "bad-request",
+            f"Idempotency-Key is 1 to {IDEMPOTENCY_KEY_LENGTH_MAX} printable characters",
+        )
+    return key
+
+
+PREFER_LENGTH_MAX = 1024
+_PREFERENCE = re.compile(r'((?:[^",]|"(?:[^"\\]|\\.)*")*)(?:,|\Z)')
+
+
+def wants_async(fields: Fields) -> bool:
+    """Whether `Prefer` lists `respond-async`. Other preferences are ignored, as RFC 7240 asks."""
+    if "Prefer" not in fields:
+        return False
+    prefer = fields.listed("Prefer")
+    if len(prefer) > PREFER_LENGTH_MAX:
+        raise Refusal("bad-request", f"Prefer is longer than {PREFER_LENGTH_MAX} bytes")
+    return any(
+        re.split("[=;]", preference)[0].strip().lower() == "respond-async"
+        for preference in _PREFERENCE.findall(prefer)
+    )
+
+
+def read_query(query: bytes) -> dict[str, str]:
+    """The parameters of an administrative path. Refused: one that stands twice, or is no UTF-8."""
+    found: dict[str, str] = {}
+    text = query_text(query)
+    for name, value in parse_qsl(text, keep_blank_values=True, errors="surrogateescape"):
+        if not (name + value).isprintable():
+            raise Refusal("bad-request", f"parameter {name!r} is not printable UTF-8")
+        if found.setdefault(name, value) != value:
+            raise Refusal("bad-request", f"parameter {name!r} stands twice, with different values")
+    return found
+
+
+def query_text(query: bytes) -> str:
+    """The query part of a target, still percent-encoded."""
+    try:
+        return query.decode()
+    except UnicodeDecodeError:
+        raise Refusal("bad-request", "the query of the URL is not valid UTF-8") from None
+
+
+def split_target(target: bytes) -> tuple[bytes, bytes]:
+    """(path, query) of a target; of an absolute one, as sent to a proxy, too."""
+    if not target.startswith(b"/"):
+        scheme, _, rest = target.partition(b"://")
+        if scheme.lower() in (b"http", b"https"):
+            slash = rest.find(b"/")
+            target = rest[slash:] if slash >= 0 else b"/"
+    path, _, query = target.partition(b"?")
+    return path, query
+
+
+def quoted_prefix(request: HttpRequest) -> str:
+    """The mount prefix as it stands in a URL."""
+    return quote(request.prefix().rstrip("/"))
+
+
+def is_loopback(client: str | None) -> bool:
+    """Whether the other end is on this machine."""
+    if client is None:
+        return False
+    try:
+        address = ipaddress.ip_address(client.partition("%")[0])
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def came_straight(fields: Fields) -> bool:
+    """Whether a request from loopback was made by a program here, on nobody else's behalf.
+
+    Three others reach loopback: a proxy on this machine, which names its client; a page in a
+    browser here, whose Origin is not this server; and such a page after its own name has been
+    pointed at 127.0.0.1, whose Host is that name. A name without a dot is nobody's domain.
+    """
+    if "Forwarded" in fields or "X-Forwarded-For" in fields:
+        return False
+    host = (fields.one("Host") or "localhost").lower()
+    origin = fields.one("Origin")
+    if origin is not None and origin.lower().partition("://")[2] != host:
+        return False
+    name = host.rpartition(":")[0] if re.search(r":\d*\Z", host) else host
+    if "." not in name or name.rstrip(".").endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name.strip("[]"))
+    except ValueError:
+        return False
+    return True
