@@ -94,7 +94,9 @@ def show(address: str, url: str, token: str | None, as_json: bool) -> None:
 
 def _print_fact(name: str, value: Any) -> None:
     label = click.style(f"{name}:", dim=True)
-    if isinstance(value, dict):
+    if isinstance(value, dict) and name != "state":
+        click.echo(f"{label} " + ", ".join(f"{key} {inner}" for key, inner in value.items()))
+    elif isinstance(value, dict):
         click.echo(label)
         for key, inner in value.items():
             click.echo(f"  {key} = {_one_line(inner)}")

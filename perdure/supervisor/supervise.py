@@ -206,6 +206,7 @@ class Supervisor:
         if end.served_s > SETTLED_S:
             self._failed_starts = 0
             self._backoff_s = BACKOFF_FIRST_S
+            return
         if not in_turn:
             self._failed_starts += 1
         if self._failed_starts >= FAILED_STARTS_MAX:

@@ -16,6 +16,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = [pytest.mark.slow]
+
 HERE = Path(__file__).parent
 PATIENCE_S = 30.0
 
