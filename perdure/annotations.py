@@ -159,6 +159,8 @@ def unwrap(annotation: Any) -> Any:
             annotation = substitute(alias.__value__, dict(bound))
         elif get_origin(annotation) in _WRAPPERS:
             annotation = get_args(annotation)[0]
+        elif is_object(get_origin(annotation)):
+            annotation = get_origin(annotation)  # a ref knows nothing of type variables
         else:
             return annotation
 
@@ -217,14 +219,26 @@ def fields_of(annotation: Any) -> list[Field]:
             for field in msgspec.structs.fields(cls)
         ]
     if is_typed_dict(cls):
-        needed = cls.__required_keys__
-        return [Field(name, name, hint, name in needed) for name, hint in hints.items()]
+        return [
+            Field(name, name, hint, _is_required(hint, name in cls.__required_keys__))
+            for name, hint in hints.items()
+        ]
     if is_named_tuple(cls):
         return [
             Field(name, name, hints.get(name, Any), name not in cls._field_defaults)
             for name in cls._fields
         ]
     return list(_dataclass_fields(cls, hints))
+
+
+def _is_required(hint: Any, otherwise: bool) -> bool:
+    """Whether a TypedDict needs the key; Python does not look into annotations that are text."""
+    while (wrapper := get_origin(hint)) in _WRAPPERS or wrapper is Annotated:
+        name = getattr(wrapper, "_name", "")
+        if name in ("Required", "NotRequired"):
+            return bool(name == "Required")
+        hint = get_args(hint)[0]
+    return otherwise
 
 
 def _dataclass_fields(cls: Any, hints: dict[str, Any]) -> Iterator[Field]:
@@ -266,9 +280,9 @@ def name_of(annotation: Any) -> str:
         return name_of(args[0])
     if origin is Literal:
         return f"Literal[{', '.join(repr(arg) for arg in args)}]"
-    if isinstance(annotation, type) and not args:
+    if isinstance(annotation, type) and origin is None:
         return annotation.__name__
-    if args and origin is not None:
-        inner = ", ".join("..." if arg is Ellipsis else name_of(arg) for arg in args)
+    if origin is not None:
+        inner = ", ".join("..." if arg is Ellipsis else name_of(arg) for arg in args) or "()"
         return f"{getattr(origin, '__name__', origin)}[{inner}]"
     return str(getattr(annotation, "__name__", annotation)).removeprefix("typing.")

@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from perdure.errors import BadArguments, BadJson
-from perdure.fits import Finding
-from perdure.parameters import Parameter, findings
+from perdure.fits import Finding, findings
+from perdure.parameters import Parameter
 
 _RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAW_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
@@ -25,6 +25,25 @@ TOO_DEEP = "the body is nested too deeply"
 
 Take = Callable[[Parameter, Any], Any]
 """Makes a value for a parameter of what came in for it."""
+
+
+class Layout:
+    """A function's parameters, sorted once by how they can be given."""
+
+    __slots__ = ("all", "keyword_only", "leading", "others", "rest")
+
+    def __init__(self, parameters: list[Parameter]) -> None:
+        self.all = parameters
+        self.leading = [parameter for parameter in parameters if parameter.positional]
+        self.keyword_only = [
+            parameter for parameter in parameters if parameter.kind is parameter.kind.KEYWORD_ONLY
+        ]
+        self.rest = _first(parameters, inspect.Parameter.VAR_POSITIONAL)
+        self.others = _first(parameters, inspect.Parameter.VAR_KEYWORD)
+
+
+def _first(parameters: list[Parameter], kind: object) -> Parameter | None:
+    return next((parameter for parameter in parameters if parameter.kind is kind), None)
 
 
 class Assembly:
@@ -36,7 +55,7 @@ class Assembly:
 
     def __init__(
         self,
-        parameters: Sequence[Parameter],
+        layout: Layout,
         positional: Sequence[Any],
         named: Mapping[str, Any],
         take: Take,
@@ -50,25 +69,18 @@ class Assembly:
         self._named = dict(named)
         self._take = take
         self._wire = wire
-        self._fill(parameters)
-
-    def _fill(self, parameters: Sequence[Parameter]) -> None:
-        of_kind: dict[Any, list[Parameter]] = {}
-        for parameter in parameters:
-            of_kind.setdefault(parameter.kind, []).append(parameter)
-        leading = [parameter for parameter in parameters if parameter.positional]
-        for index, parameter in enumerate(leading):
+        for index, parameter in enumerate(layout.leading):
             self._add_positional(index, parameter)
-        for parameter in of_kind.get(inspect.Parameter.KEYWORD_ONLY, ()):
+        for parameter in layout.keyword_only:
             self._add_keyword(parameter)
-        if rest := of_kind.get(inspect.Parameter.VAR_POSITIONAL):
-            self._add_rest(rest[0])
-        else:
-            self._refuse_rest(len(leading))
-        if others := of_kind.get(inspect.Parameter.VAR_KEYWORD):
-            self._add_others(others[0])
-        else:
-            self._refuse_others([parameter.name for parameter in parameters])
+        if layout.rest is not None:
+            self._add_rest(layout.rest)
+        elif len(positional) > len(layout.leading):
+            self._refuse_rest(len(layout.leading))
+        if layout.others is not None:
+            self._add_others(layout.others)
+        elif self._named:
+            self._refuse_others([parameter.name for parameter in layout.all])
 
     def _place(self, index: int, name: str) -> str:
         return f"$[{index}]" if self._wire and self._positional else f"$.{name}"
@@ -76,12 +88,14 @@ class Assembly:
     def _add_positional(self, index: int, parameter: Parameter) -> None:
         name = parameter.name
         path = self._place(index, name)
+        # Python takes these by place alone; JSON has names for everything.
+        placed_only = parameter.kind is inspect.Parameter.POSITIONAL_ONLY
         if index < len(self._positional):
-            if name in self._named and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY:
+            if name in self._named and not placed_only:
                 del self._named[name]
                 self.errors.append((f"$.{name}", f"Argument `{name}` is given twice"))
             self._add(self.args.append, parameter, self._positional[index], path)
-        elif name in self._named:
+        elif name in self._named and (self._wire or not placed_only):
             self._add(self.args.append, parameter, self._named.pop(name), path)
         else:
             self._add_default(self.args.append, parameter, path)
@@ -127,10 +141,9 @@ class Assembly:
                 self.errors += findings(error, f"$.{name}")
 
     def _refuse_rest(self, limit: int) -> None:
-        if len(self._positional) > limit:
-            path = f"$[{limit}]" if self._wire else "$"
-            text = f"Expected at most {limit} positional arguments, got {len(self._positional)}"
-            self.errors.append((path, text))
+        path = f"$[{limit}]" if self._wire else "$"
+        text = f"Expected at most {limit} positional arguments, got {len(self._positional)}"
+        self.errors.append((path, text))
 
     def _refuse_others(self, known: list[str]) -> None:
         names = ", ".join(f"`{name}`" for name in known) or "none"

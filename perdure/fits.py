@@ -9,7 +9,9 @@ containers are looked at item by item; a dataclass, Struct or model is trusted t
 from __future__ import annotations
 
 import collections.abc
+import re
 import types
+import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
@@ -32,6 +34,8 @@ Check = Callable[[object], None]
 Finding = tuple[str, str]
 """A path such as `$.by` and what is wrong there."""
 
+_PLACE = re.compile(r"\A(.*?)(?: - at (?:`key` in )?`\$(.*)`)?\Z", re.DOTALL)
+
 
 class Misfit(ValueError):
     """A value does not fit an annotation; `findings` says where and how."""
@@ -45,6 +49,24 @@ class Misfit(ValueError):
     def below(self, step: str) -> Misfit:
         """The same, seen from one level further out."""
         return Misfit(str(self), findings=[(step + path, text) for path, text in self.findings])
+
+
+def findings(error: Exception, path: str) -> list[Finding]:
+    """Where and how a value did not fit, seen from the parameter at `path`."""
+    if isinstance(error, Misfit):
+        return [(path + below, text) for below, text in error.findings]
+    if isinstance(error, RecursionError):
+        return [(path, "The value is nested too deeply")]
+    if isinstance(error, msgspec.ValidationError):
+        found = _PLACE.match(str(error))
+        text, below = (found.group(1), found.group(2) or "") if found else (str(error), "")
+        # What a stand-in raised is the cause: it knows the place within.
+        if isinstance(error.__cause__, Misfit | msgspec.ValidationError):
+            return findings(error.__cause__, path + below)
+        return [(path + below, text)]
+    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
+        return [(path, str(error))]
+    return [(path, f"{type(error).__name__}: {error}")]
 
 
 class Never:
@@ -80,9 +102,9 @@ def check_for(annotation: Any) -> Check:
         return _typed_dict(annotation)
     if is_object(annotation):
         return _ref(annotation)
+    if origin is tuple and annotation is not _ANY_TUPLE:
+        return _tuple(annotation)
     if isinstance(origin, type) and args:
-        if origin is tuple:
-            return _tuple(annotation)
         if issubclass(origin, collections.abc.Mapping) and len(args) == 2:
             return _mapping(annotation)
         if issubclass(origin, collections.Counter):
@@ -93,6 +115,8 @@ def check_for(annotation: Any) -> Check:
     return _instance(cls) if isinstance(cls, type) else _anything
 
 
+# Without brackets it has an origin and no arguments, like `tuple[()]`, and means any tuple.
+_ANY_TUPLE = vars(typing)["Tuple"]
 _ITERATED = (collections.abc.Collection, collections.deque)
 # PEP 484: where the first is annotated, the others are accepted as well.
 _TOWER: dict[type, tuple[type, ...]] = {
@@ -206,7 +230,7 @@ def _tuple(annotation: Any) -> Check:
     args = get_args(annotation)
     if len(args) == 2 and args[1] is Ellipsis:
         return _items(annotation)
-    checks = [] if args == ((),) else [check_for(arg) for arg in args]
+    checks = [check_for(arg) for arg in args]
 
     def check(value: object) -> None:
         if not isinstance(value, tuple):

@@ -11,21 +11,19 @@ import collections.abc
 import copy
 import enum
 import inspect
-import re
 import types
 from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
 from perdure.annotations import is_typed_dict, is_union, unwrap
-from perdure.fits import Finding, Misfit, check_for, exact_class
+from perdure.fits import Misfit, check_for, exact_class
 from perdure.readers import convert, decoder_for, json_type
 
 _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, type, enum.Enum),
     *(types.FunctionType, types.BuiltinFunctionType, types.ModuleType),
 )
-_PLACE = re.compile(r"\A(.*?)(?: - at (?:`key` in )?`\$(.*)`)?\Z", re.DOTALL)
 
 
 class Parameter:
@@ -67,43 +65,25 @@ class Parameter:
         A text is read as the type says (`2`, `true`, a date); a list is given by repeating its
         name; anything else as JSON.
         """
-        if self._repeats:
-            try:
-                return convert(texts, self.type, strict=False)
-            except ValueError:
-                if len(texts) > 1:
-                    raise
-        if len(texts) > 1:
+        if len(texts) > 1 and not self._repeats:
             raise Misfit(f"Argument `{self.name}` is given {len(texts)} times")
-        text = texts[0]
-        try:
-            return convert(text, self.type, strict=False)
-        except ValueError as error:
-            first = error
-        try:
-            return self.from_json(text.encode())
-        except msgspec.ValidationError as error:
-            raise error if text[:1] in ("[", "{") else first from None
-        except ValueError:
-            raise first from None
-
-
-def findings(error: Exception, path: str) -> list[Finding]:
-    """Where and how a value did not fit, seen from the parameter at `path`."""
-    if isinstance(error, Misfit):
-        return [(path + below, text) for below, text in error.findings]
-    if isinstance(error, RecursionError):
-        return [(path, "The value is nested too deeply")]
-    if isinstance(error, msgspec.ValidationError):
-        found = _PLACE.match(str(error))
-        text, below = (found.group(1), found.group(2) or "") if found else (str(error), "")
-        # What a stand-in raised is the cause: it knows the place within.
-        if isinstance(error.__cause__, Misfit | msgspec.ValidationError):
-            return findings(error.__cause__, path + below)
-        return [(path + below, text)]
-    if isinstance(error, msgspec.DecodeError | UnicodeDecodeError):
-        return [(path, str(error))]
-    return [(path, f"{type(error).__name__}: {error}")]
+        readings = [texts] if self._repeats else []
+        if len(texts) == 1:
+            readings.insert(0, texts[0])
+        for reading in readings:
+            try:
+                return convert(reading, self.type, strict=False)
+            except ValueError as error:
+                first = error
+        if len(texts) == 1:
+            try:
+                return self.from_json(texts[0].encode())
+            except (msgspec.ValidationError, Misfit):
+                if texts[0][:1] in ("[", "{"):
+                    raise  # it was meant as JSON
+            except (ValueError, RecursionError):
+                pass
+        raise first
 
 
 def is_immutable(value: Any) -> bool:

@@ -36,7 +36,7 @@ from perdure.annotations import (
     unwrap,
 )
 from perdure.errors import InvalidKey
-from perdure.fits import Misfit, json_name, names_kind
+from perdure.fits import Misfit, findings, json_name, names_kind
 from perdure.ref import Ref, parse_address
 from perdure.writers import to_json
 
@@ -72,18 +72,24 @@ def _stand_in(name: str, reading: Reading) -> Any:
     return made
 
 
-def _read_strictly(type_: Any, value: Any) -> Any:
+def _read(type_: Any, value: Any, strict: bool) -> Any:
     reading = reading_of(type_)
     if reading is None:
         raise Misfit(f"`{name_of(type_)}` cannot be read from JSON")
-    return reading.read(value, True)
+    try:
+        return reading.read(value, strict)
+    except msgspec.ValidationError as error:
+        # msgspec adds the place to what is raised here, but not to an error of its own.
+        found = findings(error, "")
+        raise Misfit(found[0][1], findings=found) from None
+
+
+def _read_strictly(type_: Any, value: Any) -> Any:
+    return _read(type_, value, True)
 
 
 def _read_laxly(type_: Any, value: Any) -> Any:
-    reading = reading_of(type_)
-    if reading is None:
-        raise Misfit(f"`{name_of(type_)}` cannot be read from a query")
-    return reading.read(value, False)
+    return _read(type_, value, False)
 
 
 def decoder_for(type_: Any) -> msgspec.json.Decoder[Any]:
@@ -333,7 +339,7 @@ class RecordReading(Reading):
         names = {f"f{index}": field.key for index, field in enumerate(self.fields)}
         config = getattr(self.cls, "__struct_config__", None)
         shape = msgspec.defstruct(
-            self.cls.__name__,
+            name_of(self.annotation),
             [
                 (short, type_for(field.annotation))
                 if field.required
@@ -391,12 +397,12 @@ class _Member:
                 return (1, 0)  # a dict takes what no class knows fully
             unknown = len(value.keys() - self.keys)
             return (2 if unknown else 0, unknown + len(self.keys - value.keys()))
+        if self.cls is Literal or _is_enum(self.cls):
+            return (0, 0)
         if isinstance(value, str):
-            if self.cls is Literal or _is_enum(self.cls):
-                return (0, 0)
             # Nearly any text is base64 as well, so bytes are the last guess.
             return (2 if self.cls in (bytes, bytearray) else 1, 0)
-        return (0 if self.cls is type(value) else 1, 0)
+        return (1 if self.cls is type(value) else 2, 0)
 
 
 def _keys(plain: Any) -> set[str] | None:
@@ -413,8 +419,8 @@ class UnionReading(Reading):
 
     Members are tried in the order they are written, the ones that suit exactly before the others:
     an int is no Decimal where both are allowed, an object becomes the class that knows its keys,
-    a string is a Literal or enum member first and base64 last. So write `datetime | str`, the
-    narrower type first: every string is a str, and `str | datetime` never reads a datetime.
+    anything is a Literal or enum member first, and a string is base64 last. So write the narrower
+    type first, as in `datetime | str`: every string is a str, and `str | datetime` reads no other.
     """
 
     def __init__(self, name: str, members: list[_Member]) -> None:

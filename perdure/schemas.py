@@ -8,6 +8,7 @@ document are described in one go, so that each class has one name in it.
 from __future__ import annotations
 
 import inspect
+import itertools
 import json
 import re
 from collections.abc import Iterable
@@ -107,7 +108,9 @@ def schemas_of(
     types: Iterable[Any], *, ref_template: str = "#/$defs/{name}"
 ) -> tuple[list[Schema], dict[str, Schema]]:
     """The schema of each type that `json_type` gave, and those of the classes they refer to."""
-    return _Describer(list(types), ref_template).described()
+    describer = _Describer(ref_template)
+    schemas = describer.describe(types)
+    return schemas, describer.classes
 
 
 def _with_default(parameter: Parameter, schema: Schema) -> Schema:
@@ -120,37 +123,57 @@ def _with_default(parameter: Parameter, schema: Schema) -> Schema:
 
 
 class _Describer:
-    def __init__(self, types: list[Any], ref_template: str) -> None:
-        self._types = types
-        self._ref_template = ref_template
-        self._readings: list[Reading] = []
-        self._parts: list[Schema] = []
-        self._starts: dict[int, int] = {}
-        self._records: dict[Any, int] = {}
-        self._classes: dict[str, Schema] = {}
+    """Describes types one after the other, and sees that each class has a name of its own."""
 
-    def described(self) -> tuple[list[Schema], dict[str, Schema]]:
-        # What stand-ins are made of may hold further ones: go on until no new one turns up. Each
-        # time all types are described together, since msgspec names the classes of one go apart.
-        while True:
-            before = len(self._readings)
-            types = self._types + [part for reading in self._readings for part in reading.parts]
-            schemas, classes = msgspec.json.schema_components(
-                types, schema_hook=self._place_for, ref_template=self._ref_template
-            )
-            if len(self._readings) == before:
+    def __init__(self, ref_template: str) -> None:
+        self.classes: dict[str, Schema] = {}
+        self._ref_template = ref_template
+        self._as_found: dict[str, Schema] = {}
+        self._readings: list[Reading] = []
+        self._parts: list[list[Schema]] = []
+        self._known: dict[Any, int] = {}
+
+    def describe(self, types: Iterable[Any]) -> list[Schema]:
+        schemas = [self._described(type_) for type_ in types]
+        # What a stand-in is made of may hold further ones, which join the end of the list.
+        for reading in self._readings:
+            self._parts.append([self._described(part) for part in reading.parts])
+        filled = [self._filled(schema) for schema in schemas]
+        for name, schema in list(self.classes.items()):
+            self.classes[name] = self._filled(schema)
+        return filled
+
+    def _described(self, type_: Any) -> Schema:
+        [schema], found = msgspec.json.schema_components(
+            [type_], schema_hook=self._place_for, ref_template=self._ref_template
+        )
+        return self._merged(schema, found)
+
+    def _merged(self, schema: Schema, found: dict[str, Schema]) -> Schema:
+        """The schema, with the classes it refers to among ours.
+
+        Where another class has the name of one of them already, they all get a number: a class
+        that only refers to a renamed one is another class too.
+        """
+        for number in itertools.count(1):
+            suffix = "" if number == 1 else f"_{number}"
+            if all(self._as_found.get(name + suffix, one) == one for name, one in found.items()):
                 break
-        own = len(self._types)
-        start = own
-        for index, reading in enumerate(self._readings):
-            self._starts[index] = start
-            start += len(reading.parts)
-        self._parts = list(schemas)
-        self._classes = dict(classes)
-        found = [self._filled(schema) for schema in schemas[:own]]
-        for name in classes:
-            self._classes[name] = self._filled(self._classes[name])
-        return found, self._classes
+        names = {self._ref_template.format(name=name): name + suffix for name in found}
+        for name, one in found.items():
+            self._as_found[name + suffix] = one
+            self.classes.setdefault(name + suffix, self._renamed(one, names))
+        renamed: Schema = self._renamed(schema, names)
+        return renamed
+
+    def _renamed(self, schema: Any, names: dict[str, str]) -> Any:
+        if isinstance(schema, list):
+            return [self._renamed(one, names) for one in schema]
+        if isinstance(schema, dict):
+            return {key: self._renamed(one, names) for key, one in schema.items()}
+        if isinstance(schema, str) and schema in names:
+            return self._ref_template.format(name=names[schema])
+        return schema
 
     def _place_for(self, type_: Any) -> Schema:
         """A mark in the place of a type that msgspec does not know; filled in at the end."""
@@ -159,10 +182,10 @@ class _Describer:
             return {"description": f"A `{name_of(type_)}`, which has no JSON form."}
         # Each handler has a stand-in of its own for a class; one of them speaks for all.
         key = reading.annotation if isinstance(reading, RecordReading) else id(reading)
-        if key not in self._records:
-            self._records[key] = len(self._readings)
+        if key not in self._known:
+            self._known[key] = len(self._readings)
             self._readings.append(reading)
-        return {_PLACE: self._records[key]}
+        return {_PLACE: self._known[key]}
 
     def _filled(self, schema: Any) -> Any:
         if isinstance(schema, list):
@@ -176,8 +199,7 @@ class _Describer:
 
     def _of_reading(self, index: int) -> Schema:
         reading = self._readings[index]
-        start = self._starts[index]
-        parts = [self._filled(one) for one in self._parts[start : start + len(reading.parts)]]
+        parts = [self._filled(one) for one in self._parts[index]]
         if isinstance(reading, UnionReading):
             return {"anyOf": parts}
         if isinstance(reading, ChoiceReading):
@@ -185,21 +207,10 @@ class _Describer:
         if isinstance(reading, RefReading):
             return _of_ref(reading.cls)
         if isinstance(reading, PydanticReading):
-            return self._of_model(reading.cls)
+            return self._merged(*_model_schema(reading.cls, self._ref_template))
         if parts:
             return dict(parts[0])
         return {"description": "A value that has no JSON form."}
-
-    def _of_model(self, cls: Any) -> Schema:
-        """A pydantic model's own schema, its classes among ours."""
-        schema, below = _model_schema(cls, self._ref_template)
-        taken = {name for name, one in below.items() if self._classes.get(name, one) != one}
-        if taken:
-            prefix = cls.__module__.replace(".", "_")
-            schema, below = _model_schema(cls, self._ref_template.format(name=prefix + "_{name}"))
-            below = {f"{prefix}_{name}": one for name, one in below.items()}
-        self._classes.update(below)
-        return schema
 
 
 def _of_ref(cls: type) -> Schema:

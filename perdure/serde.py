@@ -13,8 +13,7 @@ from typing import Any
 import msgspec
 
 from perdure.errors import BadArguments, BadJson
-from perdure.fits import Check, Misfit, check_for
-from perdure.parameters import findings
+from perdure.fits import Check, Misfit, check_for, findings
 from perdure.readers import decoder_for, json_type
 from perdure.signature import Arguments, Signature
 from perdure.writers import to_json

@@ -19,7 +19,7 @@ from urllib.parse import parse_qsl
 import msgspec
 
 from perdure.annotations import function_scope, resolve, substitute, type_variables
-from perdure.assembly import TOO_DEEP, Assembly, has_duplicates, taken_apart
+from perdure.assembly import TOO_DEEP, Assembly, Layout, has_duplicates, taken_apart
 from perdure.errors import BadArguments, BadJson, InvalidClass, NotSerializable, ResultTypeError
 from perdure.fits import Check, Finding, Misfit, Never, check_for, exact_class
 from perdure.parameters import Parameter
@@ -53,7 +53,7 @@ class Signature:
                 del parameters[0]
         self.parameters: dict[str, inspect.Parameter] = {p.name: p for p in parameters}
         self._return_annotation = signature.return_annotation
-        self._all: list[Parameter] | None = None
+        self._layout: Layout | None = None
         # Each is replaced by what it stands for when it is first called: the calls after that
         # need no look at whether it was built.
         self._read_object: Callable[[bytes], Any] = self._first_object
@@ -61,6 +61,7 @@ class Signature:
         self._result_class: type = Never
         self._result_check: Check = self._first_result
         self._colons = 0
+        self._quoted = tuple(f'"{name}"'.encode() for name in self.parameters)
         self._nothing: tuple[Any, ...] | None = None
         self._split: int | None = None
         self._positional: tuple[tuple[type, Check], ...] | None = None
@@ -80,10 +81,14 @@ class Signature:
 
     def resolved(self) -> list[Parameter]:
         """The parameters with their annotations resolved."""
-        if self._all is None:
-            self._all = [self._parameter(parameter) for parameter in self.parameters.values()]
-            self._prepare_bind()
-        return self._all
+        return self._laid_out().all
+
+    def _laid_out(self) -> Layout:
+        if self._layout is None:
+            layout = Layout([self._parameter(one) for one in self.parameters.values()])
+            self._prepare_bind(layout)
+            self._layout = layout
+        return self._layout
 
     def _parameter(self, parameter: inspect.Parameter) -> Parameter:
         where = f"parameter `{parameter.name}`"
@@ -140,14 +145,25 @@ class Signature:
             if body[0] == _BRACKET:
                 return self._read_array(body)
             values = self._read_object(body)
-            # An object with a name given twice has more colons than one that has all it needs.
-            # msgspec would silently take the last.
-            if body.count(b":") > self._colons and has_duplicates(body):
+            # msgspec would silently take the last of two arguments of one name. Such a body has
+            # more colons than one that has just what is needed.
+            if body.count(b":") > self._colons and self._has_duplicates(body):
                 return self._decode_slowly(body)
             args = msgspec.structs.astuple(values)
             return (args, {}) if self._split is None else self._parted(args)
         except Exception:
             return self._decode_slowly(body)
+
+    def _has_duplicates(self, body: bytes) -> bool:
+        # A name that stands there once at most, with no way to write it otherwise, is no
+        # duplicate: a few scans at memory speed spare taking the body apart.
+        if b"\\" not in body:
+            for quoted in self._quoted:
+                if body.count(quoted) > 1:
+                    break
+            else:
+                return False
+        return has_duplicates(body)
 
     def _parted(self, args: tuple[Any, ...]) -> Arguments:
         """Cut where the keyword-only parameters begin."""
@@ -194,10 +210,10 @@ class Signature:
         return self._decode_slowly(b"{}")
 
     def _decode_slowly(self, body: bytes) -> Arguments:
-        parameters = self.resolved()
+        layout = self._laid_out()
         try:
             positional, named, twice = taken_apart(body)
-            assembly = Assembly(parameters, positional, named, Parameter.from_json, wire=True)
+            assembly = Assembly(layout, positional, named, Parameter.from_json, wire=True)
         except RecursionError:
             raise BadJson(TOO_DEEP) from None
         for name in twice:
@@ -213,15 +229,16 @@ class Signature:
         None. A list is given by repeating its name; a dataclass, dict and the like as JSON.
         Raises BadArguments.
         """
-        parameters = self.resolved()
+        if not query:
+            return self.decode_json(b"")
+        layout = self._laid_out()
+        named: dict[str, Any] = {}
         try:
-            pairs = parse_qsl(query, keep_blank_values=True, errors="strict")
+            for name, text in _pairs(query):
+                named.setdefault(name, []).append(text)
         except ValueError as error:
             raise self._bad([("$", f"The query string cannot be read: {error}")]) from None
-        named: dict[str, Any] = {}
-        for name, text in pairs:
-            named.setdefault(name, []).append(text)
-        assembly = Assembly(parameters, [], named, Parameter.from_query, wire=True)
+        assembly = Assembly(layout, [], named, Parameter.from_query, wire=True)
         return self._finished(assembly)
 
     # -- Python values -------------------------------------------------------------------------
@@ -257,25 +274,29 @@ class Signature:
             for name in self._required[given:]:
                 if name not in kwargs:
                     return self._bind_slowly(args, kwargs)
+        for name in self._required_keywords:
+            if name not in kwargs:
+                return self._bind_slowly(args, kwargs)
         return args, kwargs
 
-    def _prepare_bind(self) -> None:
-        parameters = self.resolved()
+    def _prepare_bind(self, layout: Layout) -> None:
+        parameters = layout.all
         self._by_name = {
             parameter.name: (index, parameter.exact, parameter.check)
             for index, parameter in enumerate(parameters)
             if not parameter.variadic and parameter.kind is not inspect.Parameter.POSITIONAL_ONLY
         }
-        self._required = [p.name for p in parameters if p.required]
+        self._required = [p.name for p in layout.leading if p.required]
+        self._required_keywords = [p.name for p in layout.keyword_only if p.required]
         self._needed = len(self._required)
         if all(parameter.shared_default and not parameter.variadic for parameter in parameters):
             self._positional = tuple((p.exact, p.check) for p in parameters if p.positional)
 
     def _bind_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
-        if self._all is None:
-            self.resolved()
+        if self._layout is None:
+            self._laid_out()
             return self.bind(args, kwargs)
-        assembly = Assembly(self._all, args, kwargs, Parameter.from_python, wire=False)
+        assembly = Assembly(self._layout, args, kwargs, Parameter.from_python, wire=False)
         return self._finished(assembly)
 
     def _finished(self, assembly: Assembly) -> Arguments:
@@ -324,6 +345,14 @@ class Signature:
         returns = self.returns
         self._result_check = check_for(returns)
         self._result_class = exact_class(returns)
+
+
+def _pairs(query: str) -> list[tuple[str, str]]:
+    """Names and texts of a query string."""
+    if "%" in query or "+" in query:
+        return parse_qsl(query, keep_blank_values=True, errors="strict")
+    parts = [part.partition("=") for part in query.split("&") if part]
+    return [(name, text) for name, _, text in parts]
 
 
 def _struct(name: str, parameters: Sequence[Parameter], *, array_like: bool) -> type:

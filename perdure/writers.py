@@ -34,9 +34,14 @@ def _hook(value: Any) -> Any:
     if is_pydantic(cls):
         return msgspec.Raw(cls.__pydantic_serializer__.to_json(value, by_alias=True))
     for base, plain in _PLAIN.items():
-        if isinstance(value, base):
+        # Of the classes themselves msgspec asks only where they are the key of a dict.
+        if isinstance(value, base) and cls not in _CONTAINERS:
             return plain(value)
-    raise TypeError(f"a `{name_of(cls)}` has no JSON form")
+    raise TypeError(f"{_NO_FORM} `{name_of(cls)}`")
+
+
+_NO_FORM = "it is a"
+_CONTAINERS = frozenset((dict, list, tuple, set, frozenset))
 
 
 _PLAIN: dict[type, Any] = {
@@ -118,9 +123,8 @@ def _plain(value: Any, path: str) -> Any:
 
 
 def _reason(value: object, error: Exception) -> str:
-    name = f"a `{name_of(type(value))}`"
     text = str(error)
-    return text if name in text else f"it is {name} ({text})"
+    return text if text.startswith(_NO_FORM) else f"{_NO_FORM} `{name_of(type(value))}` ({text})"
 
 
 def _text(value: str, path: str) -> str:

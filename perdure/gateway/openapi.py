@@ -6,6 +6,7 @@ as an object of named or an array of positional ones; whatever fails is a proble
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -101,7 +102,9 @@ def document(
 
 
 def _tag(kind: Kind) -> dict[str, Any]:
-    return {"name": kind.name, "description": kind.doc} if kind.doc else {"name": kind.name}
+    # The class's own docstring: what Object says of itself describes none of its subclasses.
+    doc = inspect.cleandoc(kind.cls.__doc__ or "")
+    return {"name": kind.name, "description": doc} if doc else {"name": kind.name}
 
 
 def _path_item(
