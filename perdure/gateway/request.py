@@ -137,7 +137,7 @@ def read_idempotency_key(fields: Fields) -> str | None:
 
 
 PREFER_LENGTH_MAX = 1024
-_PREFERENCE = re.compile(r'((?:[^",]|"(?:[^"\\]|\\.)*")*)(?:,|\Z)')
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*("|\Z)')
 
 
 def wants_async(fields: Fields) -> bool:
@@ -147,10 +147,9 @@ def wants_async(fields: Fields) -> bool:
     prefer = fields.listed("Prefer")
     if len(prefer) > PREFER_LENGTH_MAX:
         raise Refusal("bad-request", f"Prefer is longer than {PREFER_LENGTH_MAX} bytes")
-    return any(
-        re.split("[=;]", preference)[0].strip().lower() == "respond-async"
-        for preference in _PREFERENCE.findall(prefer)
-    )
+    # What stands in quotes is a preference's value, and none of those means anything here.
+    preferences = _QUOTED.sub("", prefer).lower().split(",")
+    return any(re.split("[=;]", one)[0].strip() == "respond-async" for one in preferences)
 
 
 def read_query(query: bytes) -> dict[str, str]:
@@ -201,6 +200,11 @@ def is_loopback(client: str | None) -> bool:
     return (mapped or address).is_loopback
 
 
+# A proxy that adds none of them cannot be told from a program here; it must not forward
+# `/_perdure/` (docs/guide.md).
+_PROXY_FIELDS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+
+
 def came_straight(fields: Fields) -> bool:
     """Whether a request from loopback was made by a program here, on nobody else's behalf.
 
@@ -208,7 +212,7 @@ def came_straight(fields: Fields) -> bool:
     browser here, whose Origin is not this server; and such a page after its own name has been
     pointed at 127.0.0.1, whose Host is that name. A name without a dot is nobody's domain.
     """
-    if "Forwarded" in fields or "X-Forwarded-For" in fields:
+    if any(name in fields for name in _PROXY_FIELDS):
         return False
     host = (fields.one("Host") or "localhost").lower()
     origin = fields.one("Origin")
