@@ -144,6 +144,8 @@ def unwrap(annotation: Any) -> Any:
             return type(None)
         if annotation is typing.LiteralString:
             return str
+        if isinstance(annotation, str | typing.ForwardRef):
+            return Any  # of an alias that contains itself, Python resolves the outside alone
         if isinstance(annotation, TypeVar):
             constraints = annotation.__constraints__
             annotation = union_of(constraints) if constraints else annotation.__bound__ or Any
@@ -151,9 +153,9 @@ def unwrap(annotation: Any) -> Any:
             annotation = annotation.__supertype__
         elif isinstance(annotation, dataclasses.InitVar):
             annotation = annotation.type
-        elif type(annotation).__name__ == "TypeAliasType":
+        elif is_alias(annotation):
             annotation = annotation.__value__
-        elif type(get_origin(annotation)).__name__ == "TypeAliasType":
+        elif is_alias(get_origin(annotation)):
             alias: Any = get_origin(annotation)
             bound = zip(alias.__type_params__, get_args(annotation), strict=False)
             annotation = substitute(alias.__value__, dict(bound))
@@ -163,6 +165,11 @@ def unwrap(annotation: Any) -> Any:
             annotation = get_origin(annotation)  # a ref knows nothing of type variables
         else:
             return annotation
+
+
+def is_alias(annotation: object) -> bool:
+    """Whether it was made by a `type` statement; such an alias may contain itself."""
+    return type(annotation).__name__ == "TypeAliasType"
 
 
 def is_union(annotation: object) -> bool:

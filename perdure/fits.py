@@ -20,6 +20,7 @@ import msgspec
 from perdure.annotations import (
     annotated,
     fields_of,
+    is_alias,
     is_object,
     is_typed_dict,
     is_union,
@@ -88,6 +89,8 @@ def exact_class(annotation: Any) -> type:
 
 def check_for(annotation: Any) -> Check:
     """A function that checks values against the annotation."""
+    if is_alias(annotation):
+        return _alias(annotation)
     annotation = unwrap(annotation)
     if annotation is Any:
         return _anything
@@ -131,6 +134,18 @@ def _misfit(annotation: Any, value: object) -> NoReturn:
 
 def _anything(value: object) -> None:
     return
+
+
+def _alias(annotation: Any) -> Check:
+    # Built at first use: an alias may contain itself.
+    built: list[Check] = []
+
+    def check(value: object) -> None:
+        if not built:
+            built.append(check_for(unwrap(annotation)))
+        built[0](value)
+
+    return check
 
 
 def _instance(cls: type) -> Check:

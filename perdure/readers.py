@@ -15,6 +15,7 @@ from __future__ import annotations
 import collections
 import collections.abc
 import enum
+import typing
 from collections.abc import Callable
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -24,6 +25,7 @@ from perdure.annotations import (
     Field,
     annotated,
     fields_of,
+    is_alias,
     is_named_tuple,
     is_object,
     is_pydantic,
@@ -124,6 +126,16 @@ class _Builder:
         self._memo: dict[Any, Any] = {}
 
     def type_for(self, annotation: Any) -> Any:
+        if not is_alias(annotation):
+            return self._type_for(annotation)
+        if annotation not in self._memo:
+            reading = AliasReading(annotation.__name__)
+            self._memo[annotation] = _stand_in(annotation.__name__, reading)
+            reading.parts = (self._type_for(annotation),)
+            return reading.parts[0]
+        return self._memo[annotation]
+
+    def _type_for(self, annotation: Any) -> Any:
         plain = unwrap(annotation)
         if not _special(plain, set()) and _known(plain):
             return plain
@@ -231,11 +243,13 @@ def _special(plain: Any, seen: set[Any]) -> bool:
 
 
 def _special_inside(annotation: Any, seen: set[Any]) -> bool:
-    if annotation is object:
+    if annotation is object or isinstance(annotation, str | typing.ForwardRef):
         return True
-    plain = unwrap(annotation)
-    # What unwraps to something else inside another annotation, msgspec would not unwrap.
-    return _special(plain, seen)
+    if is_alias(annotation):
+        if annotation in seen:
+            return True  # it contains itself
+        seen = {*seen, annotation}
+    return _special(unwrap(annotation), seen)
 
 
 def _hidden_fields(cls: Any) -> bool:
@@ -250,6 +264,16 @@ class _Unreadable(Reading):
 
     def read(self, value: Any, strict: bool) -> Any:
         raise Misfit(f"`{self._name}` cannot be read from JSON")
+
+
+class AliasReading(Reading):
+    """An alias inside itself: what it stands for is known when all of it has been looked at."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def read(self, value: Any, strict: bool) -> Any:
+        return convert(value, self.parts[0], strict=strict)
 
 
 class ChoiceReading(Reading):

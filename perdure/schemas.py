@@ -20,6 +20,7 @@ from perdure.annotations import name_of
 from perdure.errors import NotSerializable
 from perdure.parameters import Parameter
 from perdure.readers import (
+    AliasReading,
     ChoiceReading,
     PydanticReading,
     Reading,
@@ -199,6 +200,8 @@ class _Describer:
 
     def _of_reading(self, index: int) -> Schema:
         reading = self._readings[index]
+        if isinstance(reading, AliasReading):
+            return self._of_alias(reading, index)
         parts = [self._filled(one) for one in self._parts[index]]
         if isinstance(reading, UnionReading):
             return {"anyOf": parts}
@@ -211,6 +214,13 @@ class _Describer:
         if parts:
             return dict(parts[0])
         return {"description": "A value that has no JSON form."}
+
+    def _of_alias(self, reading: AliasReading, index: int) -> Schema:
+        """A reference to what it stands for, since that contains it."""
+        if reading.name not in self.classes:
+            self.classes[reading.name] = {}  # in its own description it is only referred to
+            self.classes[reading.name] = self._filled(self._parts[index][0])
+        return {"$ref": self._ref_template.format(name=reading.name)}
 
 
 def _of_ref(cls: type) -> Schema:

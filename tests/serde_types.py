@@ -144,6 +144,14 @@ class Square(msgspec.Struct, tag="square"):
     side: float
 
 
+class Enter(msgspec.Struct, tag=True):
+    room: Room
+
+
+class Leave(msgspec.Struct, tag=True):
+    room: Room
+
+
 class Movie(TypedDict):
     title: str
     year: NotRequired[int]

@@ -17,7 +17,9 @@ import msgspec
 import pytest
 
 from perdure.errors import BadArguments, BadJson, InvalidClass, NotSerializable
+from perdure.readers import json_type
 from perdure.ref import Ref
+from perdure.schemas import schemas_of
 from perdure.serde import check, from_json, to_json
 from tests import serde_types as types
 from tests.serde_types import (
@@ -31,9 +33,11 @@ from tests.serde_types import (
     Colour,
     Counter,
     Dog,
+    Enter,
     Even,
     Event,
     Explosive,
+    Leave,
     Level,
     Line,
     Lobby,
@@ -58,6 +62,7 @@ from tests.serde_types import (
 )
 
 UTC = dt.UTC
+OldJson = dict[str, "OldJson"] | list["OldJson"] | str
 NOON = dt.datetime(2026, 3, 1, 12, tzinfo=UTC)
 ID = uuid.UUID("12345678-1234-5678-1234-567812345678")
 
@@ -217,6 +222,7 @@ UNIONS: list[tuple[Any, str, Any]] = [
     (list[int] | list[str], '["a"]', ["a"]),
     (list[int] | tuple[str, ...], '["a"]', ("a",)),
     (set[int] | int, "[1]", {1}),
+    (Enter | Leave, '{"type":"Leave","room":"Room/a"}', Leave(Room.at("a"))),
     (Room | int, "5", 5),
     (Room | int, '"Room/a"', Room.at("a")),
     (Room | Counter, '"Counter/a"', Counter.at("a")),
@@ -403,10 +409,33 @@ def test_an_unknown_name_in_a_field_is_a_mistake_of_the_class() -> None:
 @pytest.mark.skipif(sys.version_info < (3, 12), reason="the syntax is of 3.12")
 def test_type_aliases_are_looked_through() -> None:
     space: dict[str, Any] = {"dt": dt}
-    exec("type When = dt.datetime | str\ntype Many[T] = list[T]", space)
+    program = """
+type When = dt.datetime | str
+type Many[T] = list[T]
+type Json = dict[str, Json] | list[Json] | str | int | None
+"""
+    exec(program, space)
     assert from_json(b'"x"', space["When"]) == "x"
     assert from_json(b"[1]", space["Many"][int]) == [1]
     when = space["When"]
     assert from_json(b'["x"]', list[when]) == ["x"]
     with pytest.raises(BadArguments):
         from_json(b'["x"]', space["Many"][int])
+    value = {"a": [1, {"b": None}, "x"]}
+    assert from_json(to_json(value), space["Json"]) == value
+    check(value, space["Json"])
+    with pytest.raises(BadArguments):
+        check({"a": [1.5]}, space["Json"])
+    with pytest.raises(BadArguments):
+        from_json(b'{"a":[1.5]}', space["Json"])
+    either = space["Json"]
+    [schema], classes = schemas_of([json_type(list[either])])
+    assert schema["items"]["anyOf"][0]["additionalProperties"] == {"$ref": "#/$defs/Json"}
+    assert set(classes) == {"Json"}
+
+
+def test_an_alias_that_names_itself_as_text_is_checked_on_the_outside() -> None:
+    assert from_json(b'{"a":[{"b":5}]}', OldJson) == {"a": [{"b": 5}]}
+    check({"a": [{"b": 5}]}, OldJson)
+    with pytest.raises(BadArguments):
+        from_json(b"5", OldJson)

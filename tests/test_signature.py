@@ -41,6 +41,7 @@ class Unset:
 
 UNSET = Unset()
 ORIGIN = Point(1)
+OldJson = dict[str, "OldJson"] | list["OldJson"] | str
 Findings = list[tuple[str, str]]
 
 
@@ -576,3 +577,12 @@ def test_a_function_needs_no_owner() -> None:
 
     assert Signature(charge).decode_json(b'["x"]') == (("x", 5), {})
     assert Signature(charge).where == "charge"
+
+
+def test_an_alias_that_contains_itself_can_be_annotated() -> None:
+    def handler(json: OldJson) -> OldJson: ...
+
+    subject = Signature(handler)
+    assert subject.decode_json(b'[{"a":[{"b":5}]}]') == (({"a": [{"b": 5}]},), {})
+    assert errors_of(lambda: subject.decode_json(b"[5]"))
+    assert subject.encode_result({"a": ["x"]}) == b'{"a":["x"]}'
