@@ -1,7 +1,8 @@
 """Durable objects for Python: an ordinary class, each object of which never forgets."""
 
+from typing import TYPE_CHECKING
+
 from perdure.access import Action
-from perdure.app import App
 from perdure.errors import (
     AuthorError,
     BadApp,
@@ -41,6 +42,7 @@ from perdure.errors import (
     UnknownCall,
     UnknownHandler,
     UnknownKind,
+    UnknownObject,
 )
 from perdure.inside import Current
 from perdure.object import Object, Transient, atomic, query, transient
@@ -48,6 +50,9 @@ from perdure.ref import current, delete, send
 from perdure.settings import Settings
 from perdure.steps import Retry, step, step_id
 from perdure.waiting import sleep, sleep_until
+
+if TYPE_CHECKING:
+    from perdure.app import App
 
 __version__ = "0.1.0"
 
@@ -97,6 +102,7 @@ __all__ = [
     "UnknownCall",
     "UnknownHandler",
     "UnknownKind",
+    "UnknownObject",
     "atomic",
     "current",
     "delete",
@@ -108,3 +114,13 @@ __all__ = [
     "step_id",
     "transient",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The App brings the whole server along, which a program that only defines classes, and each
+    # `perdure` command that talks to a server, can do without.
+    if name == "App":
+        from perdure.app import App
+
+        return App
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -39,6 +39,8 @@ class Clock(Protocol):
 
 # Bound at import, before the guard patches the module: what runs here is never inside a turn.
 _time_ns = time.time_ns
+perf_ns = time.perf_counter_ns
+"""For measuring how long something took."""
 _monotonic = time.monotonic
 _urandom = os.urandom
 

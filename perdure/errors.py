@@ -21,7 +21,8 @@
     │   ├── InvalidClass              a class that cannot be served
     │   └── Fatal                     raised in a step: do not try again
     └── OperatorError             whoever runs the node acts
-        └── StoreBusy, StoreFull, StoreUnavailable, JournalCorrupt, SchemaTooNew, BadSettings, BadApp
+        └── StoreBusy, StoreFull, StoreUnavailable, JournalCorrupt, SchemaTooNew,
+            BadSettings, BadApp
 
 The facts are attributes; the text is for people and may improve. A hint says what to do next.
 """
@@ -68,7 +69,9 @@ class HandlerError(CallError):
 
     code = "handler-error"
 
-    def __init__(self, message: str = "", *, error: str = "Exception", hint: str | None = None) -> None:
+    def __init__(
+        self, message: str = "", *, error: str = "Exception", hint: str | None = None
+    ) -> None:
         super().__init__(message, hint=hint)
         self.error = error
 
@@ -331,5 +334,7 @@ class BadApp(OperatorError):
     code = "bad-app"
 
 
-def _rebuild(cls: type[PerdureError], args: tuple[object, ...], facts: dict[str, object]) -> PerdureError:
+def _rebuild(
+    cls: type[PerdureError], args: tuple[object, ...], facts: dict[str, object]
+) -> PerdureError:
     return cls(*args, **facts)  # type: ignore[arg-type]

@@ -19,11 +19,15 @@ class Inside(Protocol):
 
     is_object_loop: bool
 
-    def ask(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> asyncio.Future[Any]:
+    def ask(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> asyncio.Future[Any]:
         """Call another object; the future gives the answer."""
         ...
 
-    def tell(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def tell(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
         """Send to another object without waiting for the answer; gives the call id."""
         ...
 
@@ -32,7 +36,13 @@ class Inside(Protocol):
         ...
 
     def request_step(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], step_id: str, attempt: int, timeout: float | None
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        step_id: str,
+        attempt: int,
+        timeout: float | None,
     ) -> asyncio.Future[Any]:
         """Run one attempt of a step outside; the future gives what it returned or raised."""
         ...

@@ -98,14 +98,18 @@ class Node:
 
     # --- how code of this process that is not inside an object reaches objects (perdure.ref.Outside)
 
-    async def call(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def call(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         """Call a handler; gives its result or raises what it raised."""
         answer = await self._answer(kind, key, handler, args, kwargs, keep=False)
         if answer.failure is not None:
             raise raised_by(answer.failure)
         return heap.loads(answer.body)
 
-    async def send(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    async def send(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
         """Tell an object; returns the call id when it is on disk."""
         answer = await self._answer(kind, key, handler, args, kwargs, keep=True)
         if answer.failure is not None and not answer.call_id:
@@ -117,7 +121,14 @@ class Node:
         await self.host.delete(format_address(self._kind(kind).name, key))
 
     async def _answer(
-        self, kind_name: str, key: str, handler_name: str, args: tuple[Any, ...], kwargs: dict[str, Any], *, keep: bool
+        self,
+        kind_name: str,
+        key: str,
+        handler_name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        *,
+        keep: bool,
     ) -> Answer:
         kind = self._kind(kind_name)
         handler = kind.handlers.get(handler_name)
@@ -148,7 +159,9 @@ class Node:
     def _kind(self, name: str) -> Kind:
         kind = self.kinds.get(name)
         if kind is None:
-            raise UnknownKind(f"no class {name!r} is served here", hint=f"Served are: {', '.join(self.kinds)}")
+            raise UnknownKind(
+                f"no class {name!r} is served here", hint=f"Served are: {', '.join(self.kinds)}"
+            )
         return kind
 
 
@@ -177,7 +190,11 @@ def bundle_of(classes: Any) -> tuple[str, bytes]:
         for cls in classes
         if (path := getattr(sys.modules.get(cls.__module__), "__file__", None)) is not None
     }
-    outside = (sysconfig.get_paths()["stdlib"], sysconfig.get_paths()["purelib"], sysconfig.get_paths()["platlib"])
+    outside = (
+        sysconfig.get_paths()["stdlib"],
+        sysconfig.get_paths()["purelib"],
+        sysconfig.get_paths()["platlib"],
+    )
     sources: dict[str, str] = {}
     for name, module in sorted(sys.modules.items()):
         path = getattr(module, "__file__", None)

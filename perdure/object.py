@@ -128,7 +128,7 @@ def atomic(handler: F) -> F:
     return handler
 
 
-class transient:  # noqa: N801 - reads as the value that it stands for
+class transient:
     """The value of a `Transient[T]` attribute: `cache: Transient[dict] = transient(dict)`.
 
     `factory` is called without arguments, at the first use after each load.
@@ -174,7 +174,9 @@ class Handler:
 
     __slots__ = ("atomic", "awaits", "doc", "function", "name", "query", "signature")
 
-    def __init__(self, name: str, function: Callable[..., Any], owner: type, *, atomic: bool) -> None:
+    def __init__(
+        self, name: str, function: Callable[..., Any], owner: type, *, atomic: bool
+    ) -> None:
         self.name = name
         self.function = function
         self.query: bool = getattr(function, "__perdure_query__", False)
@@ -265,7 +267,11 @@ def _defaults(cls: type[Object]) -> list[tuple[str, Any, bool]]:
             if name in annotated:
                 if get_origin(annotated[name]) is not ClassVar and annotated[name] is not ClassVar:
                     defaults[name] = value
-            elif isinstance(value, (list, dict, set)) and not name.startswith("__") and not name.isupper():
+            elif (
+                isinstance(value, (list, dict, set))
+                and not name.startswith("__")
+                and not name.isupper()
+            ):
                 raise InvalidClass(
                     f"{base.__name__}.{name} = {value!r} would be shared by all objects of the class",
                     hint=f"Annotate it ({name}: {type(value).__name__} = …) and each object gets a copy of "

@@ -48,7 +48,8 @@ def parse_address(address: str) -> tuple[str, str]:
     kind, slash, key = address.partition("/")
     if not slash or not kind or "/" in key:
         raise InvalidKey(
-            f"{address!r} is no address", hint="An address is Class/key; a slash in the key is written %2F."
+            f"{address!r} is no address",
+            hint="An address is Class/key; a slash in the key is written %2F.",
         )
     return kind, check_key(unquote(key, errors="strict"))
 
@@ -131,9 +132,13 @@ class RefHandler:
 class Outside(Protocol):
     """How code that is not inside an object reaches the objects of this process."""
 
-    async def call(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+    async def call(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any: ...
 
-    async def send(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str: ...
+    async def send(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str: ...
 
     async def delete(self, kind: str, key: str) -> None: ...
 

@@ -71,7 +71,9 @@ class Settings:
             "drain_timeout",
         ):
             if not getattr(self, name) > 0:
-                raise BadSettings(f"{name} must be more than 0 seconds, not {getattr(self, name)!r}")
+                raise BadSettings(
+                    f"{name} must be more than 0 seconds, not {getattr(self, name)!r}"
+                )
         if self.history != "all":
             raise BadSettings(f"history must be 'all', not {self.history!r}")
 
@@ -104,7 +106,5 @@ def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] = os.envi
         try:
             values[name] = _TYPES[str(field.type)](environ[variable])
         except (ValueError, KeyError):
-            raise BadSettings(
-                f"{variable}={environ[variable]!r} is not a {field.type}"
-            ) from None
+            raise BadSettings(f"{variable}={environ[variable]!r} is not a {field.type}") from None
     return Settings(**values)

@@ -44,7 +44,9 @@ class Retry:
         if self.attempts < 1:
             raise ValueError(f"attempts must be at least 1, not {self.attempts}")
         if self.initial < 0 or self.factor < 1 or self.max_delay < 0 or not 0 <= self.jitter <= 1:
-            raise ValueError(f"{self}: needs initial >= 0, factor >= 1, max_delay >= 0 and 0 <= jitter <= 1")
+            raise ValueError(
+                f"{self}: needs initial >= 0, factor >= 1, max_delay >= 0 and 0 <= jitter <= 1"
+            )
 
     def delay_s(self, failed: int, chance: float) -> float:
         """Seconds to wait after the `failed`-th failure; `chance` is in [0, 1)."""
@@ -96,7 +98,9 @@ class _Marking(Protocol):
     """What `@step(…)` is: it takes the function."""
 
     @overload
-    def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+    def __call__(
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> Callable[P, Coroutine[Any, Any, R]]: ...
 
     @overload
     def __call__(self, function: Callable[P, R], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
@@ -104,7 +108,9 @@ class _Marking(Protocol):
 
 # A plain function is typed as it is inside objects, where steps are mostly called: to be awaited.
 @overload
-def step(function: Callable[P, Coroutine[Any, Any, R]], /) -> Callable[P, Coroutine[Any, Any, R]]: ...
+def step(
+    function: Callable[P, Coroutine[Any, Any, R]], /
+) -> Callable[P, Coroutine[Any, Any, R]]: ...
 
 
 @overload
@@ -136,12 +142,18 @@ def step(
     Arguments and results are pickled: they must be values, not sockets or files.
     """
     if function is None:
-        return functools.partial(_make_step, retry=retry, timeout=timeout, total_timeout=total_timeout)
+        return functools.partial(
+            _make_step, retry=retry, timeout=timeout, total_timeout=total_timeout
+        )
     return _make_step(function, retry=retry, timeout=timeout, total_timeout=total_timeout)
 
 
 def _make_step(
-    function: Callable[..., Any], *, retry: Retry | None, timeout: float | None, total_timeout: float | None
+    function: Callable[..., Any],
+    *,
+    retry: Retry | None,
+    timeout: float | None,
+    total_timeout: float | None,
 ) -> Callable[..., Any]:
     name = f"{function.__module__}:{function.__qualname__}"
     if "<" in function.__qualname__:
@@ -188,4 +200,3 @@ async def _tries(made: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
                 raise
         await asyncio.sleep(made.retry.delay_s(attempt, turn.draw()))
         attempt += 1
-

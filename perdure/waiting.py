@@ -21,5 +21,7 @@ async def sleep_until(when: datetime) -> None:
     Raises ValueError for a datetime without a time zone.
     """
     if when.tzinfo is None:
-        raise ValueError(f"{when!r} has no time zone; say which one is meant: datetime(…, tzinfo=UTC)")
+        raise ValueError(
+            f"{when!r} has no time zone; say which one is meant: datetime(…, tzinfo=UTC)"
+        )
     await asyncio.sleep((when - datetime.now(UTC)).total_seconds())

@@ -14,32 +14,27 @@ from __future__ import annotations
 import asyncio
 import enum
 import gc
-import zlib
 from collections import deque
-from hashlib import blake2b
-from time import perf_counter_ns
 from typing import TYPE_CHECKING
 
 import structlog
 
-from perdure.access import Action
+from perdure.clock import perf_ns
 from perdure.errors import (
     CallError,
     DeadlockError,
-    IdempotencyMismatch,
-    Overloaded,
-
     StoreUnavailable,
     Unavailable,
 )
 from perdure.failure import failure_of
 from perdure.host.deadlock import find_circle
-from perdure.host.incoming import Acceptance, Answer, IncomingCall
-from perdure.host.machine import Kept, Machine, decode_failure, encode_failure
+from perdure.host.incoming import Acceptance, IncomingCall
+from perdure.host.intake import admit, answer_of, overloaded
+from perdure.host.machine import Machine, encode_failure
 from perdure.host.replay import rebuild
 from perdure.journal.codec import Message, encode_entry
 from perdure.journal.entry import (
-    PICKLE,
+    BODY_KEPT_MAX,
     Answered,
     Call,
     Command,
@@ -51,13 +46,10 @@ from perdure.journal.entry import (
     Sent,
     StepAsked,
     StepDropped,
-    recorded,
+    shortened,
 )
-from perdure.journal.identity import call_id
 from perdure.journal.log import Output, source_of
 from perdure.object import Kind
-from perdure.ref import Ref
-from perdure.serde import to_json
 from perdure.store.base import Stored
 from perdure.suspend import heap
 
@@ -67,6 +59,9 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("perdure")
 
 NS = 1_000_000_000
+
+REBUILD = b"rebuild"
+"""The load of an object, as an event for the supervisor."""
 
 RELOAD_S = 2.0
 """Until the next try, when the store could not give an object."""
@@ -84,7 +79,20 @@ class State(enum.Enum):
 class Activation:
     """An object in memory under this node's epoch."""
 
-    __slots__ = ("alarm_ns", "base_seq", "host", "last_lsn", "machine", "mailbox", "refusal", "replayed", "state", "used_ns", "wake_at")
+    __slots__ = (
+        "alarm_ns",
+        "base_seq",
+        "host",
+        "last_lsn",
+        "loading",
+        "machine",
+        "mailbox",
+        "refusal",
+        "replayed",
+        "state",
+        "used_ns",
+        "wake_at",
+    )
 
     def __init__(self, host: Host, kind: Kind, key: str, oid: int) -> None:
         self.host = host
@@ -102,6 +110,8 @@ class Activation:
         """As in its last entry."""
         self.alarm_ns = 0
         """For when the host's alarm is set."""
+        self.loading: asyncio.Future[None] | None = None
+        """Done when the load is, one way or the other; made for whoever waits for it."""
         self.refusal: BaseException | None = None
         """Why it serves no more, for whoever still comes."""
 
@@ -138,18 +148,27 @@ class Activation:
             # Two addresses with one number. It was never seen; it must not pass unseen.
             self._unusable(
                 CallError(
-                    f"the addresses {machine.address} and {row.kind}/{row.key} hash to the same number",
+                    f"{machine.address} and {row.kind}/{row.key} hash to the same number",
                     hint="Rename one of them.",
                 )
             )
             return
+        host = self.host
+        if host.quarantine.kills(self, REBUILD):
+            return
+        # A replay runs the app's code as a turn does, and can end the process as a turn can.
+        if host.slot is not None:
+            host.slot.begin(machine.address, REBUILD)
         try:
-            self.replayed = rebuild(machine, stored, self.host.log.entries_of(machine.oid))
+            self.replayed = rebuild(machine, stored, host.log.entries_of(machine.oid))
         except Exception as error:
             self._unusable(error)
             return
+        finally:
+            if host.slot is not None:
+                host.slot.end()
         self.base_seq = row.seq if row is not None else 0
-        self.state = State.ACTIVE
+        self._end_loading(State.ACTIVE)
         self.host.activated(self)
         self.wake_at = machine.wake_at()
         if self.wake_at:
@@ -165,6 +184,20 @@ class Activation:
         started = machine.next_call()
         if started is not None:
             self.host.post(self, started)
+
+    async def settled(self) -> State:
+        """Wait until it is no longer loading."""
+        while self.state is State.LOADING:
+            if self.loading is None:
+                self.loading = asyncio.get_running_loop().create_future()
+            await self.loading
+        return self.state
+
+    def _end_loading(self, state: State) -> None:
+        self.state = state
+        loading, self.loading = self.loading, None
+        if loading is not None and not loading.done():
+            loading.set_result(None)
 
     def set_alarm(self) -> None:
         """Have the host ring at the object's next timer."""
@@ -191,12 +224,12 @@ class Activation:
         refusal: BaseException = error
         if isinstance(error, StoreUnavailable):
             # The disk's fault, perhaps of a moment; what it is owed is tried again.
-            self.state = State.GONE
+            self._end_loading(State.GONE)
             asyncio.get_running_loop().call_later(RELOAD_S, host.take_up, self.machine.oid)
         elif isinstance(error, CallError):
-            self.state = State.GONE
+            self._end_loading(State.GONE)
         else:
-            self.state = State.QUARANTINED
+            self._end_loading(State.QUARANTINED)
             host.quarantine.unusable(self, error)
             refusal = host.quarantine.refusal(self.machine.oid) or error
         self.refusal = refusal
@@ -224,7 +257,7 @@ class Activation:
         elif self.refusal is not None:
             call.refuse(self.refusal)
         elif self.mailbox is not None and len(self.mailbox) >= self.host.settings.mailbox_limit:
-            call.refuse(self._overloaded())
+            call.refuse(overloaded(self))
         else:
             if self.mailbox is None:
                 self.mailbox = deque()
@@ -242,110 +275,9 @@ class Activation:
             self.mailbox.append(event)
 
     def _take(self, call: IncomingCall) -> None:
-        machine = self.machine
-        host = self.host
-        self.used_ns = now = host.clock.now_ns()
-        handler = call.handler
-        if machine.kind.authorizes and not self._authorized(call, now):
-            return
-        if handler.query:
-            self._query(call, now)
-            return
-        keep_ns = digest = 0
-        if call.idempotency_key is None:
-            call.id = call_id(machine.oid, host.unique())
-        else:
-            call.id, digest = self._idempotent(call)
-            keep_ns = int(host.settings.idempotency_ttl * NS)
-            if machine.kept is not None and self._remembered(call, digest, now):
-                return
-        if call.keep:
-            keep_ns = max(keep_ns, int(host.settings.call_retention * NS))
-        busy = len(machine.running or ()) + len(machine.queue or ())
-        if busy >= host.settings.mailbox_limit:
-            call.refuse(self._overloaded())
-            return
-        if host.log.refusing or host.draining:
-            call.refuse(host.unavailable())
-            return
-        principal = heap.dumps(call.principal) if call.principal is not None else b""
-        self._run(
-            Call(call.id, handler.name, call.format, call.body, "", principal, keep_ns, digest), call
-        )
-
-    def _overloaded(self) -> Overloaded:
-        limit = self.host.settings.mailbox_limit
-        return Overloaded(f"{self.address} has {limit} calls waiting or running", hint="Try again later.")
-
-    def _idempotent(self, call: IncomingCall) -> tuple[str, int]:
-        """The id of a call is its key: (principal, object, handler, key); and its arguments' digest."""
-        who = heap.dumps(call.principal) if call.principal is not None else b""
-        name = b"\0".join([who, call.handler.name.encode(), (call.idempotency_key or "").encode()])
-        return (
-            call_id(self.machine.oid, blake2b(name, digest_size=12).hexdigest()),
-            zlib.crc32(to_json(call.args)),
-        )
-
-    def _remembered(self, call: IncomingCall, digest: int, now: int) -> bool:
-        """Whether the call came before; then it is answered (or waits) as the first one."""
-        assert self.machine.kept is not None
-        kept = self.machine.kept.get(call.id)
-        if kept is None or kept.expires < now:
-            return False
-        if kept.digest != digest:
-            call.refuse(IdempotencyMismatch("the same Idempotency-Key came with other arguments before"))
-            return True
-        if kept.answer is None:
-            self.host.watch(call.id, call.on_answer)
-            if call.on_accepted is not None:
-                self.host.log.after(self.last_lsn, Acceptance(call))
-            return True
-        call.answer = answer_of(kept, replayed=True)
-        if call.on_accepted is not None:
-            self.host.log.after(self.last_lsn, Acceptance(call))
-        else:
-            self.host.log.after(self.last_lsn, call)
-        return True
-
-    def _authorized(self, call: IncomingCall, now: int) -> bool:
-        machine = self.machine
-        ref = Ref(machine.kind.name, machine.key)
-        action = Action("query" if call.handler.query else "call", ref, call.handler.name)
-        try:
-            authorize = machine.kind.cls.authorize  # type: ignore[attr-defined]
-            machine.query(authorize, ((call.principal, action), {}), now, deep=False)
-        except Exception as error:
-            call.refuse(error)
-            return False
-        finally:
-            if machine.tainted:
-                self.reload()
-        return True
-
-    def _query(self, call: IncomingCall, now: int) -> None:
-        machine = self.machine
-        host = self.host
-        host.queries += 1
-        handler = call.handler
-        gc.disable()
-        try:
-            result = machine.query(handler.function, call.args, now, deep=host.settings.debug)
-            if call.format == PICKLE:
-                body = heap.dumps(handler.signature.check_result(result))
-            else:
-                body = handler.signature.encode_result(result)
-            call.answer = Answer("", body, None)
-        except Exception as error:
-            call.answer = Answer("", b"", failure_of(error, debug=host.settings.debug))
-        finally:
-            gc.enable()
-        # What a query saw may not be on disk yet.
-        if self.last_lsn > host.log.tail:
-            host.log.after(self.last_lsn, call)
-        else:
-            call.release(None)
-        if machine.tainted:
-            self.reload()
+        event = admit(self, call)
+        if event is not None:
+            self._run(event, call)
 
     # --- a turn
 
@@ -356,13 +288,16 @@ class Activation:
         if host.quarantine.watched and host.quarantine.stops(self, event, told_event(event), call):
             return
         slot = host.slot
-        began = perf_counter_ns()
+        began = perf_ns()
         # No collection inside a turn: it would run finalizers at another place at each replay.
         gc.disable()
         if slot is not None:
             slot.begin(machine.address, told_event(event))
         try:
-            commands = machine.turn(event, host.clock.now_ns(), call.args if call is not None else None)
+            if call is None:
+                commands = machine.turn(event, host.now_ns())
+            else:
+                commands = machine.turn(event, self.used_ns, call.args)
         except BaseException as error:
             # Not the handler's error, which is an answer, but ours: nothing of the turn is written.
             logger.error("a turn failed inside perdure", object=self.address, exc_info=error)
@@ -379,47 +314,56 @@ class Activation:
         host.turns += 1
         if machine.problems is not None:
             self._report(machine)
-        self._record(event, commands, call, (perf_counter_ns() - began) // 1000)
+        self._record(event, commands, call, (perf_ns() - began) // 1000)
 
     def _record(
         self, event: Event, commands: list[Command], call: IncomingCall | None, duration_us: int
     ) -> None:
+        """Write the turn's entry, and put what it asked for behind it."""
         host = self.host
+        log = host.log
         machine = self.machine
         oid = machine.oid
         seq = machine.seq
         undone = machine.undone
         outputs: list[Output] = []
-        messages: list[Message] = []
+        messages: list[Message] | None = None
         for index, command in enumerate(commands):
             if type(command) is Answered:
-                waiter = call if call is not None and command.id == call.id else None
-                if waiter is None:
+                waiter = call
+                if call is None or command.id != call.id:
                     waiter = host.waiting.pop(command.id, None)
                 if waiter is not None:
-                    waiter.answer = self._answer(command, waiter)
+                    waiter.answer = answer_of(command)
                     outputs.append(waiter)
                 if host.watchers:
                     host.answered(command, outputs)
+                if len(command.body) > BODY_KEPT_MAX:
+                    commands[index] = shortened(command)
             elif type(command) is Sent:
+                if messages is None:
+                    messages = []
                 messages.append(Message(MessageId(oid, seq, index), command))
             elif type(command) is StepAsked:
                 outputs.append(host.effects.output(self, command))
             elif type(command) is StepDropped:
                 host.effects.drop(oid, command.number)
         wake_at = self.wake_at if undone else machine.wake_at()
-        entry = Entry(
-            seq,
-            machine.now_ns,
-            host.version,
-            event,
-            [recorded(command) for command in commands],
-            wake_at,
-            duration_us,
-            machine.address if seq == 1 else "",
-            undone,
+        entry = encode_entry(
+            Entry(
+                seq,
+                machine.now_ns,
+                host.version,
+                event,
+                commands,
+                wake_at,
+                duration_us,
+                machine.address if seq == 1 else "",
+                undone,
+            )
         )
-        # The list goes with the entry; an idle object keeps nothing of its last turn.
+        self.wake_at = wake_at
+        # The list went into the entry; an idle object keeps nothing of its last turn.
         machine.commands = []
         if call is not None:
             if call.on_accepted is not None:
@@ -427,26 +371,21 @@ class Activation:
                 # where the answer will be, however quick it is.
                 outputs.insert(0, Acceptance(call))
             if call.answer is None:
-                call.lsn = host.log.gathering_lsn
+                call.lsn = log.gathering_lsn
                 host.waiting[call.id] = call
-        for message in messages:
-            host.log.send(message)
-        self.last_lsn = host.log.append(oid, encode_entry(entry), outputs, source_of(event))
-        self.wake_at = wake_at
+        if messages is not None:
+            for message in messages:
+                log.send(message)
+        self.last_lsn = log.append(oid, entry, outputs, source_of(event))
         if machine.timers is not None:
             self.set_alarm()
         if undone or machine.tainted:
             self.reload()
-        for message in messages:
-            host.post_message(message)
+        if messages is not None:
+            for message in messages:
+                host.post_message(message)
         if machine.queue is not None and not undone:
             self._queued(event)
-
-    def _answer(self, command: Answered, waiter: IncomingCall) -> Answer:
-        if command.ok:
-            return Answer(command.id, command.body, None)
-        failure = decode_failure(command.body)
-        return Answer(command.id, b"", failure)
 
     def _queued(self, event: Event) -> None:
         machine = self.machine
@@ -458,7 +397,7 @@ class Activation:
             if circle is not None:
                 error = DeadlockError(
                     "calls wait for each other in a circle: " + " -> ".join([*circle, circle[0]]),
-                    hint="Let one of the classes be reentrant, or tell with perdure.send instead of calling.",
+                    hint="Let one of the classes be reentrant, or tell with perdure.send.",
                 )
                 self.host.post(self, Refused(event.id, encode_failure(failure_of(error))))
 
@@ -466,7 +405,10 @@ class Activation:
         for problem in machine.problems or ():
             error = problem.get("exception")
             logger.warning(
-                problem.get("message", "a task failed"), object=machine.address, seq=machine.seq, exc_info=error
+                problem.get("message", "a task failed"),
+                object=machine.address,
+                seq=machine.seq,
+                exc_info=error,
             )
         machine.problems = None
 
@@ -496,11 +438,11 @@ class Activation:
         self.state = State.GONE
         self.machine.discard()
 
-    def set_aside(self, event: Event, call: IncomingCall | None) -> None:
+    def set_aside(self, call: IncomingCall | None) -> None:
         """Leave memory since an event must not run: what waits is refused or kept for later."""
         host = self.host
         host.remove(self)
-        self.state = State.QUARANTINED
+        self._end_loading(State.QUARANTINED)
         waiting, self.mailbox = self.mailbox or (), None
         self.machine.discard()
         refusal = self.refusal = host.quarantine.refusal(self.machine.oid)
@@ -512,7 +454,7 @@ class Activation:
     def drop(self) -> None:
         """Forget this memory; the next event makes a new activation."""
         self.host.remove(self)
-        self.state = State.GONE
+        self._end_loading(State.GONE)
         waiting, self.mailbox = self.mailbox or (), None
         self.machine.discard()
         for item in waiting:
@@ -531,21 +473,10 @@ class Activation:
         )
 
 
-def answer_of(kept: Kept, *, replayed: bool = False) -> Answer:
-    """The answer that an object remembers of a call."""
-    assert kept.answer is not None
-    answered = kept.answer
-    if answered.ok:
-        return Answer(answered.id, answered.body, None, replayed)
-    return Answer(answered.id, b"", decode_failure(answered.body), replayed)
-
-
 def told_event(event: Event) -> bytes:
-    """What an event is, in bytes that are the same if it comes again: for telling which one kills."""
+    """What an event is, in bytes that are the same if it comes again."""
     if type(event) is Call:
         return event.handler.encode() + b" " + event.body
     if type(event) is Fired:
         return b"timer"
     return type(event).__name__.lower().encode() + b" " + encode_failure(source_of(event))
-
-

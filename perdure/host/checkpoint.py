@@ -86,7 +86,7 @@ class Checkpointer:
         self.done += 1
 
     async def _write(self, upto: int) -> None:
-        host, log = self._host, self._host.log
+        log = self._host.log
         for oids in self._slices():
             rows: list[ObjectRow] = []
             segments: list[Segment] = []
@@ -142,7 +142,9 @@ class Checkpointer:
             first = codec.decode_entry(entries[0])
             kind, key = parse_address(first.address)
             created = first.time
-        status = snapshot.status if snapshot is not None else (known.status if known is not None else "")
+        status = (
+            snapshot.status if snapshot is not None else (known.status if known is not None else "")
+        )
         quarantined = host.quarantine.objects.get(oid)
         return ObjectRow(
             oid=oid,

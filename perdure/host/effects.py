@@ -77,7 +77,8 @@ class Effects:
         step = find_step(asked.name)
         if step is None:
             raise AuthorError(
-                f"the step {asked.name} is not there any more", hint="Bring it back, under that name and module."
+                f"the step {asked.name} is not there any more",
+                hint="Bring it back, under that name and module.",
             )
         args, kwargs = heap.loads(asked.body)
         if not asked.timeout_s:
@@ -85,7 +86,9 @@ class Effects:
         async with asyncio.timeout(asked.timeout_s):
             return await self._call(step, asked.id, args, kwargs)
 
-    async def _call(self, step: Step, id_: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    async def _call(
+        self, step: Step, id_: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         running_step(id_)
         if inspect.iscoroutinefunction(step.function):
             return await step.function(*args, **kwargs)

@@ -29,6 +29,7 @@ from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any, cast
 
+import perdure.clock  # noqa: F401 - it has to see the real functions, so it comes before `install`
 from perdure.errors import SideEffectError
 from perdure.host.machine import Machine
 
@@ -50,7 +51,11 @@ def install() -> None:
         return
     _installed = True
     replaced: dict[int, Any] = {}
-    for module, name, replacement in [*_time_functions(), *_chance_functions(), *_asyncio_functions()]:
+    for module, name, replacement in [
+        *_time_functions(),
+        *_chance_functions(),
+        *_asyncio_functions(),
+    ]:
         original = getattr(module, name)
         replaced[id(original)] = (original, replacement)
         setattr(module, name, replacement)
@@ -65,10 +70,19 @@ def install() -> None:
 
 def _time_functions() -> list[tuple[ModuleType, str, Callable[..., Any]]]:
     return [
-        *(_seconds(name) for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time")),
+        *(
+            _seconds(name)
+            for name in ("time", "monotonic", "perf_counter", "process_time", "thread_time")
+        ),
         *(
             _nanoseconds(name)
-            for name in ("time_ns", "monotonic_ns", "perf_counter_ns", "process_time_ns", "thread_time_ns")
+            for name in (
+                "time_ns",
+                "monotonic_ns",
+                "perf_counter_ns",
+                "process_time_ns",
+                "thread_time_ns",
+            )
         ),
         *(_broken_down(name) for name in ("localtime", "gmtime", "ctime")),
         (time, "asctime", _asctime),
@@ -120,12 +134,16 @@ _real_sleep = time.sleep
 
 def _asctime(*when: Any) -> str:
     turn = _turn()
-    return _real_asctime(*(when or ((_real_localtime(turn.now_ns / 1e9),) if turn is not None else ())))
+    return _real_asctime(
+        *(when or ((_real_localtime(turn.now_ns / 1e9),) if turn is not None else ()))
+    )
 
 
 def _strftime(form: str, *when: Any) -> str:
     turn = _turn()
-    return _real_strftime(form, *(when or ((_real_localtime(turn.now_ns / 1e9),) if turn is not None else ())))
+    return _real_strftime(
+        form, *(when or ((_real_localtime(turn.now_ns / 1e9),) if turn is not None else ()))
+    )
 
 
 def _clock_gettime(clock: int, /) -> float:
@@ -140,7 +158,10 @@ def _clock_gettime_ns(clock: int, /) -> int:
 
 def _sleep(seconds: float, /) -> None:
     if _turn() is not None:
-        raise _refusal("time.sleep() would hold up every object of the process", "Await asyncio.sleep() instead.")
+        raise _refusal(
+            "time.sleep() would hold up every object of the process",
+            "Await asyncio.sleep() instead.",
+        )
     _real_sleep(seconds)
 
 
@@ -167,7 +188,9 @@ def _replace_datetime_methods() -> None:
     ctypes.pythonapi.PyType_Modified(ctypes.py_object(datetime.datetime))
 
 
-def _from_ns(cls: type[datetime.datetime], ns: int, tz: datetime.tzinfo | None) -> datetime.datetime:
+def _from_ns(
+    cls: type[datetime.datetime], ns: int, tz: datetime.tzinfo | None
+) -> datetime.datetime:
     # From whole microseconds: a float of nanoseconds would round.
     seconds, rest = divmod(ns, 1_000_000_000)
     return cls.fromtimestamp(seconds, tz).replace(microsecond=rest // 1000)
@@ -186,7 +209,10 @@ def _chance_functions() -> list[tuple[ModuleType, str, Callable[..., Any]]]:
         functions.append((os, "getrandom", _getrandom))
     hidden = random._inst  # type: ignore[attr-defined]
     for name in dir(random.Random):
-        if not name.startswith("_") and getattr(getattr(random, name, None), "__self__", None) is hidden:
+        if (
+            not name.startswith("_")
+            and getattr(getattr(random, name, None), "__self__", None) is hidden
+        ):
             functions.append((random, name, _random_function(name)))
     return functions
 
@@ -236,7 +262,7 @@ def _random_function(name: str) -> Callable[..., Any]:
 
 
 def _seed_unseeded_generators() -> None:
-    """A `random.Random()` without a seed takes one from the system, in C; inside a turn it must not."""
+    """`random.Random()` takes its seed from the system, in C; inside a turn it must not."""
     real_init = random.Random.__init__
 
     def init(self: random.Random, x: Any = None) -> None:
@@ -340,7 +366,14 @@ _REFUSED: dict[str, str] = {
 }
 
 # An import reads files, and so does a traceback that shows source lines; neither decides anything.
-_READERS = ("<frozen importlib", "linecache.py", "tokenize.py", "traceback.py", "inspect.py", "zipimport")
+_READERS = (
+    "<frozen importlib",
+    "linecache.py",
+    "tokenize.py",
+    "traceback.py",
+    "inspect.py",
+    "zipimport",
+)
 
 
 def _audit(event: str, args: tuple[Any, ...]) -> None:
@@ -372,6 +405,8 @@ def _refusal(what: str, hint: str) -> SideEffectError:
         path = frame.f_code.co_filename
         own = path.startswith((_STDLIB, _OWN, "<frozen")) and "site-packages" not in path
         if not own and "site-packages" not in path:
-            return SideEffectError(f"{path}:{frame.f_lineno} in {frame.f_code.co_qualname}: {what}", hint=hint)
+            return SideEffectError(
+                f"{path}:{frame.f_lineno} in {frame.f_code.co_qualname}: {what}", hint=hint
+            )
         frame = frame.f_back
     return SideEffectError(what, hint=hint)

@@ -27,12 +27,13 @@ from perdure.errors import (
 )
 from perdure.failure import failure_of
 from perdure.host import look
-from perdure.host.activation import Activation, State, answer_of
+from perdure.host.activation import Activation, State
 from perdure.host.alarms import HORIZON_NS, Alarms
 from perdure.host.checkpoint import Checkpointer
 from perdure.host.effects import Effects
 from perdure.host.incoming import Answer, IncomingCall
-from perdure.host.machine import Machine, Surroundings, decode_failure, encode_failure
+from perdure.host.intake import answer_of
+from perdure.host.machine import Machine, Surroundings, encode_failure
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
 from perdure.journal.codec import Message
@@ -118,6 +119,11 @@ class Host:
         self.asleep: dict[int, int] = {}
         """Objects not in memory that have to be woken before long: when."""
         self.draining = False
+        self.boot = ""
+        """Begins the second half of each call id made by this process: not to be guessed."""
+        self.calls = 0
+        """Calls that were given an id."""
+        self.now_ns = self.clock.now_ns
         self.turns = 0
         self.queries = 0
         self.replayed = 0
@@ -127,8 +133,6 @@ class Host:
         self._events: deque[tuple[int, Event] | Message] = deque()
         self._pumping = False
         self._pump_scheduled = False
-        self._unique = 0
-        self._boot = ""
         self._scan: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -137,7 +141,7 @@ class Host:
     async def start(self) -> None:
         """Become the owner and take up what the last one left."""
         claim = (await self.store.claim([0]))[0]
-        self._boot = f"{claim.epoch:x}." + self.clock.random_bytes(9).hex()
+        self.boot = f"{claim.epoch:x}." + self.clock.random_bytes(9).hex()
         self.log = PartitionLog(self.store, claim, self.clock, self._broken, self._lost)
         wake: dict[int, int] = {}
         for oid, entry in self.log.recover(await self.store.tail(0, claim.checkpoint)):
@@ -269,10 +273,10 @@ class Host:
             stopped = self.quarantine.refusal(oid)
             if stopped is not None:
                 raise stopped
-            activation = self._by_oid.get(oid) or self._activate(self.kinds[identity[0]], identity[1], oid)
-        while activation.state is State.LOADING:
-            await asyncio.sleep(0)
-        return activation if activation.state is State.ACTIVE else None
+            activation = self._by_oid.get(oid) or self._activate(
+                self.kinds[identity[0]], identity[1], oid
+            )
+        return activation if await activation.settled() is State.ACTIVE else None
 
     async def _identity(self, oid: int) -> tuple[str, str] | None:
         """(kind, key) of an object that exists: from its row, or from its first entry."""
@@ -360,7 +364,9 @@ class Host:
                 return
             kind, key = parse_address(address)
         if kind not in self.kinds:
-            logger.warning("an object has something to do, but its class is not served", object=f"{kind}/{key}")
+            logger.warning(
+                "an object has something to do, but its class is not served", object=f"{kind}/{key}"
+            )
             return
         activation = self._by_oid.get(oid) or self._activate(self.kinds[kind], key, oid)
         if event is not None:
@@ -423,11 +429,6 @@ class Host:
 
     # --- answers
 
-    def unique(self) -> str:
-        """The second half of a call id: never given twice, and not to be guessed."""
-        self._unique += 1
-        return f"{self._boot}.{self._unique:x}"
-
     def watch(self, call_id: str, on_answer: Callable[[Answer], None]) -> None:
         """Be called with the answer of a call that runs."""
         self.watchers.setdefault(call_id, []).append(on_answer)
@@ -435,8 +436,7 @@ class Host:
     def answered(self, answered: Answered, outputs: list[Output]) -> None:
         """Put those who watch a call behind the gate of its answer."""
         for on_answer in self.watchers.pop(answered.id, ()):
-            failure = None if answered.ok else decode_failure(answered.body)
-            outputs.append(_Watched(on_answer, Answer(answered.id, answered.body if answered.ok else b"", failure)))
+            outputs.append(_Watched(on_answer, answer_of(answered)))
 
     def take_waiting(self, oid: int) -> list[IncomingCall]:
         """Calls in flight of an object that will not answer them any more."""
@@ -455,10 +455,11 @@ class Host:
         kept = (machine.kept or {}).get(call_id)
         if kept is not None and kept.answer is not None and kept.expires >= self.clock.now_ns():
             await self.log.durable(activation.last_lsn)
-            return answer_of(kept)
+            return answer_of(kept.answer)
         if kept is None and call_id not in (machine.running or {}):
             raise UnknownCall(
-                f"no call {call_id!r} is known", hint="A result is kept for calls with Prefer: respond-async."
+                f"no call {call_id!r} is known",
+                hint="A result is kept for calls with Prefer: respond-async.",
             )
         if wait_s <= 0:
             return None
@@ -475,7 +476,12 @@ class Host:
         return await look.show(self, *parse_address(address))
 
     async def list_objects(
-        self, kind: str | None, prefix: str | None, status: str | None, limit: int, after: str | None
+        self,
+        kind: str | None,
+        prefix: str | None,
+        status: str | None,
+        limit: int,
+        after: str | None,
     ) -> list[dict[str, Any]]:
         """What objects there are (look.py). Raises UnknownKind."""
         return await look.list_objects(self, kind, prefix or "", status, limit, after)
@@ -497,7 +503,7 @@ class Host:
         self.quarantine.skip(*parse_address(address))
 
     async def delete(self, address: str) -> None:
-        """End an object; returns when that is on disk. Raises UnknownKind, and what the store raises."""
+        """End an object; returns when that is on disk. Raises UnknownKind."""
         kind, key = parse_address(address)
         if kind not in self.kinds:
             raise UnknownKind(f"no class {kind!r} is served here")
@@ -506,11 +512,13 @@ class Host:
             return
         self.quarantine.release(oid)
         activation = self._by_oid.get(oid) or self._activate(self.kinds[kind], key, oid)
-        while activation.state is State.LOADING:
-            await asyncio.sleep(0)
-        if activation.state is State.ACTIVE:
+        if await activation.settled() is State.ACTIVE:
             activation.event(Ended())
             await self.log.durable(activation.last_lsn)
+
+    def closed_to_writes(self) -> bool:
+        """Whether nothing can be written at the moment."""
+        return self.draining or self.log.refusing
 
     def unavailable(self) -> CallError:
         """Why nothing can be written at the moment."""
@@ -522,7 +530,11 @@ class Host:
 
     def _broken(self, error: PerdureError) -> None:
         """A commit failed: forget every memory that is ahead of the disk."""
-        lost = [activation for activation in self._by_oid.values() if activation.last_lsn > self.log.tail]
+        lost = [
+            activation
+            for activation in self._by_oid.values()
+            if activation.last_lsn > self.log.tail
+        ]
         logger.error("a commit failed", error=str(error), objects=len(lost))
         # Messages that senders no longer know of must not arrive: start again from the outbox.
         self._events = deque(item for item in self._events if type(item) is not Message)

@@ -18,7 +18,17 @@ from perdure.host.machine import Machine
 from perdure.host.replay import short_body, tell_command
 from perdure.host.task import Task
 from perdure.journal import codec
-from perdure.journal.entry import Call, Ended, Entry, Fired, Refused, Reply, Skipped, Started, StepDone
+from perdure.journal.entry import (
+    Call,
+    Ended,
+    Entry,
+    Fired,
+    Refused,
+    Reply,
+    Skipped,
+    Started,
+    StepDone,
+)
 from perdure.journal.identity import oid_of
 from perdure.ref import format_address, parse_address
 
@@ -31,7 +41,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 def iso(ns: int) -> str:
     """Nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond."""
-    return (_EPOCH + timedelta(microseconds=ns // 1000)).isoformat(timespec="microseconds").replace("+00:00", "Z")
+    return (
+        (_EPOCH + timedelta(microseconds=ns // 1000))
+        .isoformat(timespec="microseconds")
+        .replace("+00:00", "Z")
+    )
 
 
 # --- what there is
@@ -49,7 +63,11 @@ async def list_objects(
     begin = parse_address(after) if after else None
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for name, entry in _in_tail(host):
-        if (kind is None or name[0] == kind) and name[1].startswith(prefix) and (begin is None or name > begin):
+        if (
+            (kind is None or name[0] == kind)
+            and name[1].startswith(prefix)
+            and (begin is None or name > begin)
+        ):
             found[name] = _line(host, name, entry.seq, entry.time)
     # Rows whose object was deleted in the tail, or has another status, are passed over; so more
     # are read until there are enough.
@@ -62,7 +80,9 @@ async def list_objects(
             if name not in found:
                 found[name] = _line(host, name, row.last, row.updated)
         fitting = sorted(
-            name for name, line in found.items() if name not in gone and status in (None, line["status"])
+            name
+            for name, line in found.items()
+            if name not in gone and status in (None, line["status"])
         )
         if len(rows) < limit:
             break
@@ -131,7 +151,9 @@ async def show(host: Host, kind: str, key: str) -> dict[str, Any]:
     if status == "quarantined":
         stored = await host.store.load(host.log.part, oid)
         last = host.log.last_entry(oid)
-        facts["seq"] = last.seq if last is not None else (stored.row.last if stored is not None else 0)
+        facts["seq"] = (
+            last.seq if last is not None else (stored.row.last if stored is not None else 0)
+        )
         facts["rebuild"] = {"by": "nothing", "why": str(host.quarantine.refusal(oid))}
         return facts
     activation = await host.wake(oid)
@@ -141,7 +163,9 @@ async def show(host: Host, kind: str, key: str) -> dict[str, Any]:
     return facts | {
         "seq": machine.seq,
         "state": {name: plain(value) for name, value in machine.instance.__dict__.items()},
-        "timers": [_timer(timer) for timer in sorted(machine.timers or ()) if timer.callback is not None],
+        "timers": [
+            _timer(timer) for timer in sorted(machine.timers or ()) if timer.callback is not None
+        ],
         "waits": [_wait(machine, task) for task in (machine.tasks or {}).values()],
         "steps": [
             {
@@ -158,7 +182,10 @@ async def show(host: Host, kind: str, key: str) -> dict[str, Any]:
 
 
 def _timer(timer: Any) -> dict[str, Any]:
-    return {"due": iso(timer.when_ns), "calls": getattr(timer.callback, "__qualname__", repr(timer.callback))}
+    return {
+        "due": iso(timer.when_ns),
+        "calls": getattr(timer.callback, "__qualname__", repr(timer.callback)),
+    }
 
 
 def _wait(machine: Machine, task: Task) -> dict[str, Any]:
@@ -183,7 +210,8 @@ def waiting_on(machine: Machine, future: asyncio.Future[Any] | None) -> str:
             return f"call {asked.to}.{asked.handler} since {iso(asked.since)}"
     for waited in (machine.steps or {}).values():
         if waited.future is future:
-            return f"step {waited.asked.name} (attempt {waited.asked.attempt}) since {iso(waited.since)}"
+            asked_step = waited.asked
+            return f"step {asked_step.name} (attempt {asked_step.attempt}) since {iso(waited.since)}"
     for timer in machine.timers or ():
         if any(argument is future for argument in timer.args):
             return f"sleep until {iso(timer.when_ns)}"
@@ -245,7 +273,7 @@ def _shown(value: Any) -> Any:
 
 
 async def history(host: Host, kind: str, key: str, after: int, limit: int) -> list[dict[str, Any]]:
-    """Entries behind turn `after`, ascending, at most `limit`. Raises UnknownKind or UnknownObject."""
+    """Entries behind turn `after`, at most `limit`. Raises UnknownKind or UnknownObject."""
     if kind not in host.kinds:
         raise UnknownKind(f"no class {kind!r} is served here")
     oid = oid_of(kind, key)
@@ -256,7 +284,9 @@ async def history(host: Host, kind: str, key: str, after: int, limit: int) -> li
         if not segments:
             break
         for segment in segments:
-            place = f"history of {format_address(kind, key)}, turns {segment.first} to {segment.last}"
+            place = (
+                f"history of {format_address(kind, key)}, turns {segment.first} to {segment.last}"
+            )
             for _, entry in codec.read_entries(segment.body, place):
                 if entry.seq > seen:
                     entries.append(entry)
@@ -266,7 +296,12 @@ async def history(host: Host, kind: str, key: str, after: int, limit: int) -> li
         if entry.seq > seen and len(entries) < limit:
             entries.append(entry)
             seen = entry.seq
-    if not entries and not after and host.find(oid) is None and await host.store.load(host.log.part, oid) is None:
+    if (
+        not entries
+        and not after
+        and host.find(oid) is None
+        and await host.store.load(host.log.part, oid) is None
+    ):
         raise UnknownObject(f"there is no object {format_address(kind, key)}")
     return [_told(entry) for entry in entries[:limit]]
 

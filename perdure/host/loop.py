@@ -28,7 +28,9 @@ class Handle:
     __slots__ = ("args", "callback", "context")
     callback: Callable[..., object] | None
 
-    def __init__(self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context) -> None:
+    def __init__(
+        self, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context
+    ) -> None:
         self.callback = callback
         self.args = args
         self.context = context
@@ -49,7 +51,9 @@ class Handle:
         except KeyboardInterrupt:
             raise
         except BaseException as error:
-            loop.call_exception_handler({"message": f"a callback failed: {callback!r}", "exception": error})
+            loop.call_exception_handler(
+                {"message": f"a callback failed: {callback!r}", "exception": error}
+            )
 
 
 class TimerHandle(Handle):
@@ -86,7 +90,16 @@ class TimerHandle(Handle):
 class ObjectLoop:
     """What asyncio needs of a loop, and nothing that could touch the world."""
 
-    __slots__ = ("__weakref__", "call", "cancelled_timers", "now_ns", "number", "problems", "tasks", "timers")
+    __slots__ = (
+        "__weakref__",
+        "call",
+        "cancelled_timers",
+        "now_ns",
+        "number",
+        "problems",
+        "tasks",
+        "timers",
+    )
 
     # One turn runs at a time in a process, and a turn ends when nothing is ready: so all objects
     # share one queue, which is empty between turns.
@@ -107,19 +120,32 @@ class ObjectLoop:
     # --- scheduling
 
     def call_soon(
-        self, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
     ) -> Handle:
-        handle = Handle(callback, args, context if context is not None else contextvars.copy_context())
+        handle = Handle(
+            callback, args, context if context is not None else contextvars.copy_context()
+        )
         self.ready.append(handle)
         return handle
 
     def call_later(
-        self, delay: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self,
+        delay: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
     ) -> TimerHandle:
         return self._set_timer(self.now_ns + math.ceil(delay * NS), callback, args, context)
 
     def call_at(
-        self, when: float, callback: Callable[..., object], *args: Any, context: contextvars.Context | None = None
+        self,
+        when: float,
+        callback: Callable[..., object],
+        *args: Any,
+        context: contextvars.Context | None = None,
     ) -> TimerHandle:
         # A float of seconds since 1970 is good to a quarter of a microsecond. Rounded up, so
         # that no timer is early.
@@ -134,7 +160,12 @@ class ObjectLoop:
     ) -> TimerHandle:
         self.number += 1
         handle = TimerHandle(
-            when_ns, self.number, callback, args, context if context is not None else contextvars.copy_context(), self
+            when_ns,
+            self.number,
+            callback,
+            args,
+            context if context is not None else contextvars.copy_context(),
+            self,
         )
         if self.timers is None:
             self.timers = []
@@ -181,7 +212,9 @@ class ObjectLoop:
     ) -> Task:
         if not asyncio.iscoroutine(coro):
             raise TypeError(f"a coroutine was expected, got {coro!r}")
-        task = Task(coro, self, context if context is not None else contextvars.copy_context(), name)
+        task = Task(
+            coro, self, context if context is not None else contextvars.copy_context(), name
+        )
         self.remember(task)
         self.call_soon(task.step, context=task.context)
         return task
@@ -249,15 +282,20 @@ class ObjectLoop:
     async def shutdown_asyncgens(self) -> None:
         """Async generators of an object live as long as it does."""
 
-    def call_soon_threadsafe(self, callback: Callable[..., object], *args: Any, context: Any = None) -> NoReturn:
+    def call_soon_threadsafe(
+        self, callback: Callable[..., object], *args: Any, context: Any = None
+    ) -> NoReturn:
         raise SideEffectError(
             "a thread tried to reach into a durable object",
             hint="Run the work in a step, whose result is recorded, and await it.",
         )
 
-    def run_in_executor(self, executor: object, func: Callable[..., object], *args: Any) -> NoReturn:
+    def run_in_executor(
+        self, executor: object, func: Callable[..., object], *args: Any
+    ) -> NoReturn:
         raise SideEffectError(
-            f"a turn cannot hand {getattr(func, '__qualname__', func)!r} to a thread: its result would not be recorded",
+            f"a turn cannot hand {getattr(func, '__qualname__', func)!r} to a thread: "
+            "its result would not be recorded",
             hint="Make it a step: @step on a plain function runs it in a thread.",
         )
 

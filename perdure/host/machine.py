@@ -77,7 +77,9 @@ class Asked:
 
     __slots__ = ("by", "call_id", "future", "handler", "since", "to")
 
-    def __init__(self, future: Future, to: str, handler: str, since: int, call_id: str, by: str) -> None:
+    def __init__(
+        self, future: Future, to: str, handler: str, since: int, call_id: str, by: str
+    ) -> None:
         self.future = future
         self.to = to
         self.handler = handler
@@ -239,7 +241,9 @@ class Machine(ObjectLoop):
 
     def quiescent(self) -> bool:
         """Whether no code is suspended: then the object is plain data."""
-        return not (self.tasks or self.running or self.asked or self.steps or self.queue or self.creating)
+        return not (
+            self.tasks or self.running or self.asked or self.steps or self.queue or self.creating
+        )
 
     # --- events
 
@@ -248,7 +252,11 @@ class Machine(ObjectLoop):
             self._keep(event, None)
         if self.instance is None and not self._create(event):
             return
-        if self.creating or self.holder is not None or (self.queue is not None and not self.kind.reentrant):
+        if (
+            self.creating
+            or self.holder is not None
+            or (self.queue is not None and not self.kind.reentrant)
+        ):
             if self.queue is None:
                 self.queue = deque()
             self.queue.append(event)
@@ -286,7 +294,11 @@ class Machine(ObjectLoop):
 
     def _created(self, task: asyncio.Future[Any]) -> None:
         self.creating = False
-        error = asyncio.CancelledError("on_create was cancelled") if task.cancelled() else task.exception()
+        error = (
+            asyncio.CancelledError("on_create was cancelled")
+            if task.cancelled()
+            else task.exception()
+        )
         if error is None:
             return
         failure = failure_of(error)
@@ -403,7 +415,7 @@ class Machine(ObjectLoop):
             self.commands.append(Sent(event.caller, Reply(event.answer_to, True, heap.dumps(None))))
 
     def _skipped(self, event: Skipped) -> None:
-        """The event counts as handled and nothing of it runs; a caller hears that it was refused."""
+        """The event counts as handled and nothing of it runs; a caller gets a failure."""
         if event.what == "timer":
             while self.timers and self.timers[0].when_ns <= self.now_ns:
                 heapq.heappop(self.timers)
@@ -425,7 +437,9 @@ class Machine(ObjectLoop):
 
     # --- answers
 
-    def _answer(self, event: Call, result: Any, failure: Failure | None, error: BaseException | None) -> None:
+    def _answer(
+        self, event: Call, result: Any, failure: Failure | None, error: BaseException | None
+    ) -> None:
         """Ask for the answer of a call to be given: the last thing a call does."""
         pickled = event.format == PICKLE
         body = b""
@@ -447,7 +461,10 @@ class Machine(ObjectLoop):
         if event.caller:
             if failure is not None:
                 self.call_exception_handler(
-                    {"message": f"{event.handler}, sent by {event.caller}, failed", "exception": error}
+                    {
+                        "message": f"{event.handler}, sent by {event.caller}, failed",
+                        "exception": error,
+                    }
                 )
             answer = Answered(event.id, failure is None, b"")
         elif failure is None:
@@ -478,7 +495,9 @@ class Machine(ObjectLoop):
 
     # --- queries
 
-    def query(self, function: Callable[..., Any], arguments: Arguments, now_ns: int, *, deep: bool) -> Any:
+    def query(
+        self, function: Callable[..., Any], arguments: Arguments, now_ns: int, *, deep: bool
+    ) -> Any:
         """Run a query on the memory as it is; it must leave no trace.
 
         `deep` also compares the whole state before and after. Raises what the query raises, or
@@ -538,11 +557,20 @@ class Machine(ObjectLoop):
 
     # --- what author code asks for (perdure.inside.Inside)
 
-    def ask(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Future:
+    def ask(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future:
         """Call another object."""
         self._changes(f"call {kind}.{handler}")
         future = Future(loop=self)
-        call = Call(self._call_id(kind, key), handler, PICKLE, _arguments(args, kwargs), self.address, answer_to=future.number)
+        call = Call(
+            self._call_id(kind, key),
+            handler,
+            PICKLE,
+            _arguments(args, kwargs),
+            self.address,
+            answer_to=future.number,
+        )
         self._ask(kind, key, call, handler, future)
         return future
 
@@ -562,7 +590,9 @@ class Machine(ObjectLoop):
         here = self.call.id if self.call is not None else ""
         self.asked[future.number] = Asked(future, to, handler, self.now_ns, there, here)
 
-    def tell(self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    def tell(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
         """Send to another object."""
         self._changes(f"send to {kind}.{handler}")
         call_id = self._call_id(kind, key)
@@ -571,12 +601,20 @@ class Machine(ObjectLoop):
         return call_id
 
     def request_step(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], step_id: str, attempt: int, timeout: float | None
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        step_id: str,
+        attempt: int,
+        timeout: float | None,
     ) -> Future:
         """Ask for one attempt of a step."""
         self._changes(f"run the step {name}")
         future = Future(loop=self)
-        asked = StepAsked(future.number, name, _arguments(args, kwargs), step_id, attempt, timeout or 0.0)
+        asked = StepAsked(
+            future.number, name, _arguments(args, kwargs), step_id, attempt, timeout or 0.0
+        )
         self.commands.append(asked)
         if self.steps is None:
             self.steps = {}
@@ -613,11 +651,17 @@ class Machine(ObjectLoop):
         """This turn's chance, made at its first use."""
         chance = self._chance
         if chance is None:
-            chance = self._chance = Chance(self.surroundings.secret, self.oid, self.seq, fresh=self.read_only)
+            chance = self._chance = Chance(
+                self.surroundings.secret, self.oid, self.seq, fresh=self.read_only
+            )
         return chance
 
     def _set_timer(
-        self, when_ns: int, callback: Callable[..., object], args: tuple[Any, ...], context: contextvars.Context | None
+        self,
+        when_ns: int,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
     ) -> TimerHandle:
         if self.read_only:
             self._changes("set a timer")
@@ -704,7 +748,9 @@ def _resolve(future: Future, ok: bool, body: bytes) -> None:
 
 def skipped_error(address: str) -> CallError:
     """What becomes of an event that an operator has skipped."""
-    return HandlerError(f"an operator skipped it, since it had ended the process of {address}", error="Skipped")
+    return HandlerError(
+        f"an operator skipped it, since it had ended the process of {address}", error="Skipped"
+    )
 
 
 def raised_by(failure: Failure) -> BaseException:
@@ -714,6 +760,8 @@ def raised_by(failure: Failure) -> BaseException:
             error = heap.loads(failure.exception)
         except Exception:
             return exception_of(failure)
-        if isinstance(error, (Exception, asyncio.CancelledError)) and not isinstance(error, StopIteration):
+        if isinstance(error, (Exception, asyncio.CancelledError)) and not isinstance(
+            error, StopIteration
+        ):
             return error
     return exception_of(failure)

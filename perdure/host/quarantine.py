@@ -51,7 +51,7 @@ class Quarantine:
         self.objects: dict[int, str] = {}
         """Why, as JSON, by object."""
         self.watched: set[tuple[str, str]] = deaths.poisoned() if deaths is not None else set()
-        """(address, digest) of events that must not run: their object is set aside, or they are skipped."""
+        """(address, digest) of events that must not run: set aside with their object, or skipped."""
         self._skipped: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
@@ -83,18 +83,28 @@ class Quarantine:
                 "seq": error.seq,
                 "expected": error.expected,
                 "found": error.found,
-                "reason": f"replay of turn {error.seq} diverged: expected {error.expected}; found {error.found}",
+                "reason": f"replay of turn {error.seq} diverged: "
+                f"expected {error.expected}; found {error.found}",
             }
         else:
-            facts = {"cause": "load", "reason": f"it cannot be loaded: {type(error).__name__}: {error}"}
-        logger.error("an object is quarantined", object=activation.address, why=facts["reason"], exc_info=error)
+            facts = {
+                "cause": "load",
+                "reason": f"it cannot be loaded: {type(error).__name__}: {error}",
+            }
+        logger.error(
+            "an object is quarantined",
+            object=activation.address,
+            why=facts["reason"],
+            exc_info=error,
+        )
         self._set_aside(activation, facts)
 
-    def stops(self, activation: Activation, event: Event, told: bytes, call: IncomingCall | None) -> bool:
+    def stops(
+        self, activation: Activation, event: Event, told: bytes, call: IncomingCall | None
+    ) -> bool:
         """Whether the event must not run; then its object is set aside, or something else runs."""
-        assert self._deaths is not None
-        mark = (activation.address, self._deaths.digest(told))
-        if mark not in self.watched:
+        mark = self._mark(activation, told)
+        if mark is None:
             return False
         if mark in self._skipped:
             self._skipped.discard(mark)
@@ -102,8 +112,32 @@ class Quarantine:
             logger.warning("an event is skipped", object=activation.address)
             activation.event(_in_place_of(event, activation.address))
             return True
+        self._kills(activation, mark, told)
+        activation.set_aside(call)
+        return True
+
+    def kills(self, activation: Activation, told: bytes) -> bool:
+        """Whether what is not an event of the journal (a load, a query) must not run."""
+        mark = self._mark(activation, told) if self.watched else None
+        if mark is None:
+            return False
+        self._kills(activation, mark, told)
+        activation.set_aside(None)
+        return True
+
+    def _mark(self, activation: Activation, told: bytes) -> tuple[str, str] | None:
+        if self._deaths is None:
+            return None
+        mark = (activation.address, self._deaths.digest(told))
+        return mark if mark in self.watched else None
+
+    def _kills(self, activation: Activation, mark: tuple[str, str], told: bytes) -> None:
         text = told[:200].decode("utf-8", "replace")
-        logger.error("an object is quarantined: an event ends the process", object=activation.address, event=text)
+        logger.error(
+            "an object is quarantined: an event ends the process",
+            object=activation.address,
+            what=text,
+        )
         self._set_aside(
             activation,
             {
@@ -113,8 +147,6 @@ class Quarantine:
                 "reason": f"the event {text!r} has ended the process three times",
             },
         )
-        activation.set_aside(event, call)
-        return True
 
     def _set_aside(self, activation: Activation, facts: dict[str, Any]) -> None:
         facts = {"object": activation.address, "since": self._host.clock.now_ns(), **facts}
@@ -152,7 +184,7 @@ class Quarantine:
         return True
 
     def retry(self, kind: str, key: str) -> None:
-        """Try again: rebuild the object, and run its events. Raises CallError if it is not set aside."""
+        """Rebuild the object and run its events. Raises CallError if it is not set aside."""
         self._release_or_raise(kind, key)
         self._host.take_up(oid_of(kind, key))
 
@@ -162,8 +194,8 @@ class Quarantine:
         detail = self.objects.get(oid)
         if detail is not None and json.loads(detail)["cause"] != "event":
             raise Conflict(
-                f"{format_address(kind, key)} cannot be rebuilt from its past, and the past cannot be skipped",
-                hint="Bring back code that agrees with the journal and use retry; or delete the object.",
+                f"{format_address(kind, key)} cannot be rebuilt, and the past cannot be skipped",
+                hint="Bring back code that agrees with the journal and use retry, or delete it.",
             )
         self._release_or_raise(kind, key)
         facts = json.loads(detail or "{}")
@@ -176,7 +208,6 @@ class Quarantine:
     def _release_or_raise(self, kind: str, key: str) -> None:
         if not self.release(oid_of(kind, key)):
             raise CallError(f"{format_address(kind, key)} is not quarantined")
-
 
 
 def _in_place_of(event: Event, address: str) -> Event:

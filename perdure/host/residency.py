@@ -59,7 +59,9 @@ class Residency:
             self.hibernate_idle()
             self._keep_bounds()
             # Short waits when something is due soon, so that a small hibernate_after is honoured.
-            due_s = (self._looks[0][0] - self._host.clock.now_ns()) / NS if self._looks else _SWEEP_S
+            due_s = (
+                (self._looks[0][0] - self._host.clock.now_ns()) / NS if self._looks else _SWEEP_S
+            )
             await asyncio.sleep(min(_SWEEP_S, max(0.005, due_s)))
 
     def hibernate_idle(self, limit: int = 200) -> None:

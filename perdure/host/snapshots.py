@@ -30,7 +30,9 @@ def take_snapshot(host: Host, activation: Activation) -> Stored | None:
         snapshot = heap.dump_heap(machine)
     except NotSerializable as error:
         if machine.quiescent():
-            logger.warning("an object cannot be snapshotted", object=machine.address, why=str(error))
+            logger.warning(
+                "an object cannot be snapshotted", object=machine.address, why=str(error)
+            )
         return None
     if heap.has_sets(snapshot):
         activation.adopt(snapshot)

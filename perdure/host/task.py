@@ -43,7 +43,16 @@ class Future(asyncio.Future[Any]):
 class Task(Future):
     """A coroutine on its way, stepped by its object's loop."""
 
-    __slots__ = ("call", "cancel_requests", "context", "coroutine", "loop", "must_cancel", "name", "waiting_on")
+    __slots__ = (
+        "call",
+        "cancel_requests",
+        "context",
+        "coroutine",
+        "loop",
+        "must_cancel",
+        "name",
+        "waiting_on",
+    )
 
     def __init__(
         self,

@@ -174,10 +174,6 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     """An atomic call that raised: nothing of it but the answer is left, and replay skips it."""
 
 
-def recorded(command: Command) -> Command:
-    """The command as an entry keeps it: a long answer by its checksum."""
-    if type(command) is Answered and len(command.body) > BODY_KEPT_MAX:
-        return Answered(
-            command.id, command.ok, b"", len(command.body), zlib.crc32(command.body)
-        )
-    return command
+def shortened(answered: Answered) -> Answered:
+    """A long answer as an entry keeps it: its length and checksum."""
+    return Answered(answered.id, answered.ok, b"", len(answered.body), zlib.crc32(answered.body))

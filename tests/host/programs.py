@@ -58,7 +58,11 @@ class Programs(Object):
         return n
 
     async def gathering(self) -> None:
-        self.note(await asyncio.gather(self._number(3, 1), self._number(1, 2), asyncio.shield(self._number(2, 3))))
+        self.note(
+            await asyncio.gather(
+                self._number(3, 1), self._number(1, 2), asyncio.shield(self._number(2, 3))
+            )
+        )
 
         async def bad() -> None:
             await asyncio.sleep(1)
@@ -189,7 +193,11 @@ class Programs(Object):
     async def chances(self) -> None:
         for _ in range(3):
             self.note(
-                random.random(), random.choice("abcdef"), str(uuid.uuid4()), time.time(), datetime.now().isoformat()
+                random.random(),
+                random.choice("abcdef"),
+                str(uuid.uuid4()),
+                time.time(),
+                datetime.now().isoformat(),
             )
             await asyncio.sleep(random.uniform(0.5, 1.5))
 

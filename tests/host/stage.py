@@ -52,7 +52,12 @@ class Stage:
         host.draining = True
         tasks = [
             task
-            for task in (host._scan, host.checkpointer._task, *host.effects._running.values(), *host._writes)
+            for task in (
+                host._scan,
+                host.checkpointer._task,
+                *host.effects._running.values(),
+                *host._writes,
+            )
             if task is not None
         ]
         host.effects._closed = True

@@ -191,7 +191,9 @@ async def test_the_queue_of_a_held_object_survives() -> None:
             await asyncio.sleep(0.4)
         await asyncio.sleep(3)
         log = await Held.at("h").read()
-        assert log == [f"{name} {what}" for name in ("one", "two", "three") for what in ("begins", "ends")]
+        assert log == [
+            f"{name} {what}" for name in ("one", "two", "three") for what in ("begins", "ends")
+        ]
 
 
 async def test_a_deadlock_names_the_calls_in_its_circle() -> None:
@@ -215,5 +217,7 @@ async def test_a_deadlock_of_two_independent_calls_is_found() -> None:
 
 async def test_waiting_for_a_held_object_without_a_circle_is_no_deadlock() -> None:
     async with Stage(Held):
-        results = await asyncio.gather(Held.at("a").cross("c"), Held.at("b").cross("c"), Held.at("c").long("x"))
+        results = await asyncio.gather(
+            Held.at("a").cross("c"), Held.at("b").cross("c"), Held.at("c").long("x")
+        )
         assert results == [1, 1, None]

@@ -126,7 +126,9 @@ async def test_eviction_lets_the_longest_idle_go() -> None:
             await Sleeper.at(f"o{i:02}").note("x")
             await asyncio.sleep(0.01)
         await asyncio.sleep(3)
-        assert sorted(one.machine.key for one in stage.host.live()) == [f"o{i:02}" for i in range(7, 12)]
+        assert sorted(one.machine.key for one in stage.host.live()) == [
+            f"o{i:02}" for i in range(7, 12)
+        ]
         assert stage.host.stats().evicted == 7
         for i in range(12):
             assert await Sleeper.at(f"o{i:02}").read() == ["x"]
@@ -140,7 +142,9 @@ async def test_a_checkpoint_shortens_the_log_and_keeps_the_history() -> None:
         assert stage.host.stats().checkpoints == 1
         assert stage.host.stats().tail_bytes == 0
         await Sleeper.at("a").note("after")
-        assert [line["seq"] for line in await stage.host.history("Sleeper/a", 0, 100)] == list(range(1, 32))
+        assert [line["seq"] for line in await stage.host.history("Sleeper/a", 0, 100)] == list(
+            range(1, 32)
+        )
         assert [line["seq"] for line in await stage.host.history("Sleeper/a", 28, 2)] == [29, 30]
         await stage.restart()
         assert len(await Sleeper.at("a").read()) == 31
@@ -167,7 +171,9 @@ async def test_a_crash_between_the_slices_of_a_checkpoint_harms_nothing() -> Non
         for i in range(3 * SLICE_OBJECTS):
             await Sleeper.at(f"o{i}").note("x")
         checkpoint = asyncio.create_task(stage.host.checkpointer.run())
-        await eventually(lambda: any(one.base_seq for one in stage.host.live()) or checkpoint.done())
+        await eventually(
+            lambda: any(one.base_seq for one in stage.host.live()) or checkpoint.done()
+        )
         checkpoint.cancel()
         await asyncio.gather(checkpoint, return_exceptions=True)
         await stage.restart()
@@ -223,7 +229,11 @@ async def test_ls_and_show_tell_what_is_there() -> None:
         await Sleeper.at("k9").note("only in the tail")
         await asyncio.sleep(5)
         listed = await stage.host.list_objects(None, "", None, 100, None)
-        assert [line["address"] for line in listed] == ["Brief/b", *(f"Sleeper/k{i}" for i in range(7)), "Sleeper/k9"]
+        assert [line["address"] for line in listed] == [
+            "Brief/b",
+            *(f"Sleeper/k{i}" for i in range(7)),
+            "Sleeper/k9",
+        ]
         assert [line["status"] for line in listed][:2] == ["asleep", "active"]
         page = await stage.host.list_objects("Sleeper", "k", None, 3, "Sleeper/k1")
         assert [line["key"] for line in page] == ["k2", "k3", "k4"]

@@ -135,7 +135,9 @@ async def test_a_query_to_an_object_that_never_was_creates_nothing() -> None:
         assert await stage.host.list_objects(None, "", None, 10, None) == []
 
 
-@pytest.mark.parametrize("name", ["assigns", "deletes", "changes_deep", "waits", "sends", "starts_a_task"])
+@pytest.mark.parametrize(
+    "name", ["assigns", "deletes", "changes_deep", "waits", "sends", "starts_a_task"]
+)
 async def test_a_query_that_changes_something_is_refused_and_leaves_nothing(name: str) -> None:
     async with Stage(Room) as stage:
         await Room.at("a").post("x")
@@ -330,7 +332,7 @@ def test_classes_that_cannot_be_served_say_what_to_change() -> None:
     with pytest.raises(InvalidClass, match="shared by all objects"):
 
         class Shared(Object):
-            items = []  # noqa: RUF012
+            items = []
 
         perdure.object.kind_of(Shared)
 

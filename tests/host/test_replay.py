@@ -207,5 +207,3 @@ def test_outside_of_turns_time_and_chance_are_real() -> None:
     guard.install()
     assert abs(time.time() - time.time_ns() / 1e9) < 3600
     assert isinstance(time.monotonic(), float)
-
-

@@ -185,7 +185,9 @@ async def test_the_last_error_is_the_one_caught() -> None:
         assert await Order.at("1").run("too flaky") == "Declined('no 4')"
 
 
-@pytest.mark.parametrize(("name", "error"), [("hopeless", "Fatal('give up')"), ("other", "Declined('not retried')")])
+@pytest.mark.parametrize(
+    ("name", "error"), [("hopeless", "Fatal('give up')"), ("other", "Declined('not retried')")]
+)
 async def test_some_errors_end_the_retries(name: str, error: str) -> None:
     async with Stage(Order):
         assert await Order.at("1").run(name) == error

@@ -1,0 +1,167 @@
+"""A call from outside, at its object and before its turn: may it come in, did it come before, is it
+a query? What is left becomes the event of a turn.
+"""
+
+from __future__ import annotations
+
+import gc
+import zlib
+from hashlib import blake2b
+from typing import TYPE_CHECKING
+
+from perdure.access import Action
+from perdure.errors import IdempotencyMismatch, Overloaded
+from perdure.failure import failure_of
+from perdure.host.incoming import Acceptance, Answer, IncomingCall
+from perdure.host.machine import decode_failure
+from perdure.journal.entry import PICKLE, Answered, Call
+from perdure.journal.identity import call_id
+from perdure.ref import Ref
+from perdure.serde import to_json
+from perdure.suspend import heap
+
+if TYPE_CHECKING:
+    from perdure.host.activation import Activation
+
+NS = 1_000_000_000
+
+
+def admit(activation: Activation, call: IncomingCall) -> Call | None:
+    """The event for a call's turn; None if the call needs none, or was refused."""
+    machine = activation.machine
+    host = activation.host
+    activation.used_ns = now = host.now_ns()
+    handler = call.handler
+    if machine.kind.authorizes and not _authorized(activation, call, now):
+        return None
+    if handler.query:
+        _query(activation, call, now)
+        return None
+    keep_ns = digest = 0
+    if call.idempotency_key is None:
+        host.calls += 1
+        call.id = f"{machine.oid:016x}-{host.boot}.{host.calls:x}"
+    else:
+        call.id, digest = _idempotent(activation, call)
+        keep_ns = int(host.settings.idempotency_ttl * NS)
+        if machine.kept is not None and _remembered(activation, call, digest, now):
+            return None
+    if call.keep:
+        keep_ns = max(keep_ns, int(host.settings.call_retention * NS))
+    if machine.running is not None or machine.queue is not None:
+        busy = len(machine.running or ()) + len(machine.queue or ())
+        if busy >= host.settings.mailbox_limit:
+            call.refuse(overloaded(activation))
+            return None
+    if host.closed_to_writes():
+        call.refuse(host.unavailable())
+        return None
+    principal = heap.dumps(call.principal) if call.principal is not None else b""
+    return Call(call.id, handler.name, call.format, call.body, "", principal, keep_ns, digest)
+
+
+def overloaded(activation: Activation) -> Overloaded:
+    """The refusal of a call over the bound."""
+    limit = activation.host.settings.mailbox_limit
+    return Overloaded(
+        f"{activation.address} has {limit} calls waiting or running", hint="Try again later."
+    )
+
+
+def answer_of(answered: Answered, *, replayed: bool = False) -> Answer:
+    """What a caller gets for the answer of a turn."""
+    if answered.ok:
+        return Answer(answered.id, answered.body, None, replayed)
+    return Answer(answered.id, b"", decode_failure(answered.body), replayed)
+
+
+# --- the same call again
+
+
+def _idempotent(activation: Activation, call: IncomingCall) -> tuple[str, int]:
+    """The id of a call is its key: (principal, object, handler, key); and its arguments' digest."""
+    who = heap.dumps(call.principal) if call.principal is not None else b""
+    name = b"\0".join([who, call.handler.name.encode(), (call.idempotency_key or "").encode()])
+    return (
+        call_id(activation.machine.oid, blake2b(name, digest_size=12).hexdigest()),
+        zlib.crc32(to_json(call.args)),
+    )
+
+
+def _remembered(activation: Activation, call: IncomingCall, digest: int, now: int) -> bool:
+    """Whether the call came before; then it is answered (or waits) as the first one."""
+    machine, host = activation.machine, activation.host
+    assert machine.kept is not None
+    kept = machine.kept.get(call.id)
+    if kept is None or kept.expires < now:
+        return False
+    if kept.digest != digest:
+        call.refuse(
+            IdempotencyMismatch("the same Idempotency-Key came with other arguments before")
+        )
+        return True
+    if kept.answer is None:
+        host.watch(call.id, call.on_answer)
+        if call.on_accepted is not None:
+            host.log.after(activation.last_lsn, Acceptance(call))
+        return True
+    call.answer = answer_of(kept.answer, replayed=True)
+    if call.on_accepted is not None:
+        host.log.after(activation.last_lsn, Acceptance(call))
+    else:
+        host.log.after(activation.last_lsn, call)
+    return True
+
+
+# --- what leaves no entry
+
+
+def _authorized(activation: Activation, call: IncomingCall, now: int) -> bool:
+    """Ask the object's own `authorize`, on its memory as it is."""
+    machine = activation.machine
+    ref = Ref(machine.kind.name, machine.key)
+    action = Action("query" if call.handler.query else "call", ref, call.handler.name)
+    try:
+        authorize = machine.kind.cls.authorize  # type: ignore[attr-defined]
+        machine.query(authorize, ((call.principal, action), {}), now, deep=False)
+    except Exception as error:
+        call.refuse(error)
+        return False
+    finally:
+        if machine.tainted:
+            activation.reload()
+    return True
+
+
+def _query(activation: Activation, call: IncomingCall, now: int) -> None:
+    """Answer from the memory as it is; the answer waits for what it could have seen."""
+    machine, host = activation.machine, activation.host
+    host.queries += 1
+    handler = call.handler
+    slot = host.slot
+    if slot is not None:
+        told = b"query %b %b" % (handler.name.encode(), call.body)
+        if host.quarantine.watched and host.quarantine.kills(activation, told):
+            call.refuse(activation.refusal or overloaded(activation))
+            return
+        slot.begin(machine.address, told)
+    gc.disable()
+    try:
+        result = machine.query(handler.function, call.args, now, deep=host.settings.debug)
+        if call.format == PICKLE:
+            body = heap.dumps(handler.signature.check_result(result))
+        else:
+            body = handler.signature.encode_result(result)
+        call.answer = Answer("", body, None)
+    except Exception as error:
+        call.answer = Answer("", b"", failure_of(error, debug=host.settings.debug))
+    finally:
+        gc.enable()
+        if slot is not None:
+            slot.end()
+    if activation.last_lsn > host.log.tail:
+        host.log.after(activation.last_lsn, call)
+    else:
+        call.release(None)
+    if machine.tainted:
+        activation.reload()
