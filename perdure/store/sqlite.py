@@ -48,12 +48,10 @@ _WAL_PAGES = 4096
 # What may be left over from that for the connection that writes, and how often to try for less.
 _WAL_REST_PAGES = 256
 _WAL_ROUNDS = 3
-# Chunks behind the checkpoint that a commit removes in passing. More than one, so that sweeping
-# keeps up with writing; few, so that no commit is long.
-_SWEEP = 4
-# A checkpoint slice of at most so much is written in the calling thread, like a commit.
-_SMALL_SLICE_COUNT = 64
-_SMALL_SLICE_BYTES = 128 * 1024
+# A checkpoint slice of at most so much is written in the calling thread, like a commit: about
+# half a millisecond.
+_SMALL_SLICE_COUNT = 16
+_SMALL_SLICE_BYTES = 64 * 1024
 
 
 class SqliteStore:
@@ -96,9 +94,6 @@ class SqliteStore:
         self._pace = Pace(commit_inline_ms / 1000)
         self._node = ""
         self._is_open = False
-        # For each partition: the lowest lsn that is still in `chunk` and the checkpoint, while
-        # there is something to sweep.
-        self._dead: dict[int, tuple[int, int]] = {}
         # Pages written (estimated) since the write-ahead log was last moved.
         self._wal_pages = 0
         self._moving_wal = False
@@ -137,7 +132,6 @@ class SqliteStore:
         self._cursor = self._writer.cursor()
         self._execute = self._cursor.execute
         self._node = node
-        self._dead.clear()
         # What a process that died has left there.
         log = self._path.with_name(DATABASE + "-wal")
         self._wal_pages = log.stat().st_size // _PAGE if log.exists() else 0
@@ -185,45 +179,33 @@ class SqliteStore:
 
     def _commit(self, batches: Sequence[Batch]) -> frozenset[int]:
         began_s = self._monotonic()
-        execute = self._execute
-        accepted = []
-        written = 0
         try:
-            execute(sql.BEGIN)
-            for part, epoch, lsn, chunk in batches:
-                # Epoch and tail are compared inside the write, not before it: between a look and
-                # a write another process could claim the partition.
-                if execute(sql.MOVE_TAIL, (lsn, part, epoch, lsn - 1)).rowcount == 1:
-                    execute(sql.APPEND, ((part << sql.LSN_BITS) + lsn, chunk))
-                    accepted.append(part)
-                    written += len(chunk)
-                    if part in self._dead:
-                        self._sweep(part)
             if self._before_commit is not None:
                 self._before_commit()
-            execute(sql.COMMIT if accepted else sql.ROLLBACK)
+            # A single statement is a transaction by itself.
+            several = len(batches) > 1
+            if several:
+                self._execute(sql.BEGIN)
+            accepted = [batch for batch in batches if self._append(batch)]
+            if several:
+                self._execute(sql.COMMIT if accepted else sql.ROLLBACK)
         except BaseException as error:
             self._undo(error)
+        written = sum([len(batch.chunk) for batch in accepted])
         self._wal_pages += 3 * len(accepted) + written // _PAGE
         self._commits += 1
         self._committed_bytes += written
         self._commit_seconds += self._monotonic() - began_s
-        return frozenset(accepted)
+        return frozenset([batch.part for batch in accepted])
 
-    def _sweep(self, part: int) -> None:
-        """Remove some chunks behind the checkpoint, within the transaction of a commit.
-
-        All at once would hold up the commits for 25 ms (8 MB of small chunks). What an undone
-        transaction leaves behind is found again at the next checkpoint or claim.
-        """
-        first, upto = self._dead[part]
-        end = min(first + _SWEEP, upto + 1)
-        base = part << sql.LSN_BITS
-        self._execute(sql.SWEEP, (base + first, base + end, part))
-        if end > upto:
-            del self._dead[part]
-        else:
-            self._dead[part] = (end, upto)
+    def _append(self, batch: Batch) -> bool:
+        try:
+            self._execute(sql.APPEND, batch)
+        except sqlite3.IntegrityError as error:
+            if error.args[0] == sql.FENCED:
+                return False
+            raise
+        return True
 
     def load(self, part: int, oid: int) -> asyncio.Future[Stored | None]:
         """One indexed read, in the calling thread."""
@@ -254,7 +236,6 @@ class SqliteStore:
     def _claim(self, parts: Sequence[int]) -> list[Claim]:
         execute = self._execute
         claims = []
-        dead: dict[int, tuple[int, int]] = {}
         try:
             execute(sql.BEGIN)
             for part in parts:
@@ -263,18 +244,11 @@ class SqliteStore:
                 epoch, tail, checkpoint = execute(sql.PART, (part,)).fetchone()
                 outbox = [body for (body,) in execute(sql.OUTBOX, (part,)).fetchall()]
                 claims.append(Claim(part, epoch, tail, checkpoint, outbox))
-                dead |= self._find_dead(part, checkpoint)
             execute(sql.COMMIT)
         except BaseException as error:
             self._undo(error)
-        self._dead |= dead
         self._wal_pages += len(claims)
         return claims
-
-    def _find_dead(self, part: int, checkpoint: int) -> dict[int, tuple[int, int]]:
-        base = part << sql.LSN_BITS
-        (oldest,) = self._execute(sql.OLDEST, (base, base + checkpoint)).fetchone()
-        return {} if oldest is None else {part: (oldest - base, checkpoint)}
 
     def checkpoint(self, slice_: Checkpoint) -> asyncio.Future[bool]:
         """A small slice is written like a commit, a large one in the thread."""
@@ -289,7 +263,6 @@ class SqliteStore:
     def _checkpoint(self, slice_: Checkpoint) -> bool:
         execute = self._execute
         part = slice_.part
-        dead: dict[int, tuple[int, int]] = {}
         try:
             # From here on nobody else can write, so a look at the epoch is as good as a write.
             execute(sql.BEGIN)
@@ -303,13 +276,10 @@ class SqliteStore:
                 execute(sql.MOVE_CHECKPOINT, (slice_.upto, part))
                 execute(sql.DROP_OUTBOX, (part,))
                 outbox = [(part, n, body) for n, body in enumerate(slice_.outbox)]
-                self._writer.executemany(sql.PUT_OUTBOX, outbox)
-                dead = self._find_dead(part, slice_.upto)
+                self._put(sql.PUT_OUTBOX, outbox)
             execute(sql.COMMIT)
         except BaseException as error:
             self._undo(error)
-        # Only now: a commit must not sweep by a checkpoint that was undone.
-        self._dead |= dead
         return True
 
     def _put_objects(self, slice_: Checkpoint) -> None:
@@ -327,12 +297,20 @@ class SqliteStore:
             else:
                 rows.append((*values, row.seq))
                 dropped.append((row.oid,))
-        put = self._writer.executemany
-        put(sql.PUT_ROW, rows)
-        put(sql.PUT_ROW_ALONE, rows_alone)
-        put(sql.PUT_SNAPSHOT, snapshots)
-        put(sql.DROP_SNAPSHOT, dropped)
-        put(sql.PUT_SEGMENT, slice_.segments)
+        self._put(sql.PUT_ROW, rows)
+        self._put(sql.PUT_ROW_ALONE, rows_alone)
+        self._put(sql.PUT_SNAPSHOT, snapshots)
+        self._writer.executemany(sql.DROP_SNAPSHOT, dropped)
+        self._put(sql.PUT_SEGMENT, slice_.segments)
+
+    def _put(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Insert rows, in few statements, of few lengths so that each is prepared once."""
+        done = 0
+        for length in (64, 8, 1):
+            while len(rows) - done >= length:
+                values = [value for row in rows[done : done + length] for value in row]
+                self._execute(sql.for_many(statement, length), values)
+                done += length
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """Once for each version."""

@@ -144,7 +144,7 @@ def _decide_layout(
         secret=layout.secret,
     )
     connection.executemany(
-        "INSERT INTO part (part, epoch, tail, checkpoint, node) VALUES (?, 0, 0, 0, '')",
+        "INSERT INTO part (part, epoch, tail, checkpoint, swept, node) VALUES (?, 0, 0, 0, 0, '')",
         [(part,) for part in range(partitions)],
     )
 

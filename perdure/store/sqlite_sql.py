@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 LSN_BITS = 40
 """A chunk's id is its partition, shifted by so many bits, plus its lsn."""
 
@@ -9,18 +11,13 @@ BEGIN = "BEGIN IMMEDIATE"
 COMMIT = "COMMIT"
 ROLLBACK = "ROLLBACK"
 
-# A commit. The row changes only for the owner with the right tail; else no chunk may follow.
-MOVE_TAIL = "UPDATE part SET tail = ? WHERE part = ? AND epoch = ? AND tail = ?"
-APPEND = "INSERT INTO chunk (id, body) VALUES (?, ?)"
-# The checkpoint is compared again: nothing above it is ever removed, whatever the caller believes.
-SWEEP = f"""
-DELETE FROM chunk WHERE id >= ? AND id < ?
-   AND id <= (SELECT (part << {LSN_BITS}) + checkpoint FROM part WHERE part = ?)"""
+# A commit, with the fence and all: the trigger behind it refuses with this text.
+APPEND = "INSERT INTO append (part, epoch, lsn, body) VALUES (?, ?, ?, ?)"
+FENCED = "fenced"
 
 PART = "SELECT epoch, tail, checkpoint FROM part WHERE part = ?"
 CLAIM = "UPDATE part SET epoch = epoch + 1, node = ? WHERE part = ?"
 OUTBOX = "SELECT body FROM outbox WHERE part = ? ORDER BY n"
-OLDEST = "SELECT min(id) FROM chunk WHERE id > ? AND id <= ?"
 CHUNKS = "SELECT id, body FROM chunk WHERE id > ? AND id <= ? ORDER BY id"
 
 _COLUMNS = "oid, kind, key, seq, last, wake_at, status, detail, created, updated, version"
@@ -58,6 +55,18 @@ PUT_VERSION = "INSERT OR IGNORE INTO version (version, bundle, created) VALUES (
 GET_VERSION = "SELECT bundle FROM version WHERE version = ?"
 
 MOVE_WAL = "PRAGMA wal_checkpoint(PASSIVE)"
+
+
+@cache
+def for_many(statement: str, rows: int) -> str:
+    """An INSERT of one row, turned into one of `rows` rows.
+
+    In a thread each statement is a wait for the GIL, and one that holds the loop up; a single one
+    runs beside the loop.
+    """
+    head, _, rest = statement.partition("VALUES (")
+    values, _, tail = rest.partition(")")
+    return f"{head}VALUES {', '.join([f'({values})'] * rows)}{tail}"
 
 
 def due(parts: int) -> str:

@@ -6,15 +6,16 @@ They are functions of a home, so that the suite can also show that they fail on 
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 from perdure.store.base import Batch, Checkpoint, ObjectRow, Segment
 from tests.contract.homes import Home, opened
 from tests.contract.race import check_race, race
 
 
-def row(oid: int, **changes: object) -> ObjectRow:
+def row(oid: int, **changes: Any) -> ObjectRow:
     """An object's row with everything filled in."""
-    values: dict[str, object] = {
+    values: dict[str, Any] = {
         "kind": "Counter",
         "key": f"key-{oid}",
         "seq": 0,

@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def mode_of(path: Path) -> int:
 
 
 @pytest.fixture
-def holder(tmp_path: Path) -> subprocess.Popen[bytes]:
+def holder(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
     """Another process that has the directory."""
     process = subprocess.Popen(
         [sys.executable, "-c", HOLD, str(tmp_path / "data")],

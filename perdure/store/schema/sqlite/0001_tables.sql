@@ -15,9 +15,10 @@ CREATE TABLE part (
     part       INTEGER PRIMARY KEY,
     epoch      INTEGER NOT NULL,
     tail       INTEGER NOT NULL,  -- lsn of the last committed chunk
-    checkpoint INTEGER NOT NULL,  -- the log begins behind it; chunks up to it wait to be swept
+    checkpoint INTEGER NOT NULL,  -- the log begins behind it
+    swept      INTEGER NOT NULL,  -- chunks up to it are gone; those up to checkpoint are going
     node       TEXT NOT NULL,     -- who claimed it last; for people
-    CHECK (0 <= checkpoint AND checkpoint <= tail)
+    CHECK (0 <= swept AND swept <= checkpoint AND checkpoint <= tail)
 );
 
 -- The log. A rowid table, and one column for partition and lsn, because a chunk then fills pages
@@ -26,6 +27,25 @@ CREATE TABLE chunk (
     id   INTEGER PRIMARY KEY,     -- part * 2^40 + lsn
     body BLOB NOT NULL
 );
+
+-- A commit is an INSERT into this view: one statement, which is a transaction by itself. In a thread
+-- each statement is a wait for the GIL; and inline, four statements cost twice as much as one.
+CREATE VIEW append AS SELECT 0 AS part, 0 AS epoch, 0 AS lsn, x'' AS body;
+
+CREATE TRIGGER append_chunk INSTEAD OF INSERT ON append BEGIN
+    -- The fence: epoch and tail are compared in the write itself.
+    UPDATE part
+       SET tail = NEW.lsn,
+           swept = min(checkpoint, swept + 4)
+     WHERE part = NEW.part AND epoch = NEW.epoch AND tail = NEW.lsn - 1;
+    SELECT RAISE(ABORT, 'fenced') WHERE changes() <> 1;
+    INSERT INTO chunk (id, body) VALUES ((NEW.part << 40) + NEW.lsn, NEW.body);
+    -- What a checkpoint has moved to history goes in passing, a few chunks with each commit: all
+    -- of 8 MB at once would hold up the commits for 25 ms. More than one, so that it keeps up.
+    DELETE FROM chunk
+     WHERE id > (NEW.part << 40)
+       AND id <= (NEW.part << 40) + (SELECT swept FROM part WHERE part = NEW.part);
+END;
 
 -- Messages under way at the checkpoint.
 CREATE TABLE outbox (
