@@ -26,6 +26,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ import httptools
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.report import Beside, Figure, median, rate
+from benchmarks.servers import check_wrk
 from perdure import Object, query
 from perdure.gateway.front import serve_front
 from perdure.gateway.http import Gateway
@@ -173,6 +176,27 @@ request = function()
   return wrk.format(nil, "/Counter/key-" .. n .. "/read")
 end
 """
+
+
+def figures(rounds: int, quick: bool) -> Iterator[Figure]:
+    """The gateway on a host that answers a loop pass together, and on one that answers at once."""
+    check_wrk()
+    names = {
+        "later": "gateway alone, answers of a loop pass together",
+        "call": "gateway alone, answered at once",
+    }
+    found: dict[str, list[tuple[float, float, float]]] = {name: [] for name in ("raw", *names)}
+    for _ in range(rounds):
+        for contender, rows in found.items():
+            rows.append(measure(contender, 1 if quick else 3, 64))
+    raw_rate = median(row[0] for row in found["raw"])
+    raw_cpu = median(row[1] + row[2] for row in found["raw"])
+    for contender, name in names.items():
+        a_second = median(row[0] for row in found[contender])
+        cpu_us = median(row[1] + row[2] for row in found[contender])
+        told = f"{rate(raw_rate)}, {raw_cpu:.1f} µs CPU"
+        beside = Beside("a bare httptools protocol", told, a_second / raw_rate)
+        yield Figure(name, rate(a_second), cpu_us, [beside])
 
 
 def main() -> None:

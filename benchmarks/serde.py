@@ -10,16 +10,40 @@ import datetime as dt
 import inspect
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
 
+from benchmarks.child import in_child
+from benchmarks.report import Beside, Figure, median, micro
 from perdure import Object
 from perdure.serde import Signature
 
 OPERATIONS = 100_000
 ROUNDS = 5
+
+
+# Of all cases, those that are in the table of results; the others are printed by `main`.
+SHOWN = ('increment {"by": 2}', "order, two dataclasses", "encode_result, int")
+
+
+def figures(rounds: int, quick: bool) -> Iterator[Figure]:
+    """Decoding of arguments and encoding of a result, beside msgspec doing the same."""
+    found = [in_child("serde", "measure") for _ in range(rounds)]
+    for what in SHOWN:
+        cost, yardstick = (median(one[what][n] for one in found) for n in (0, 1))
+        beside = Beside("msgspec with a hand-written Struct", micro(yardstick), cost / yardstick)
+        yield Figure(f"checking values: {what}", micro(cost), cost, [beside])
+
+
+def measure() -> dict[str, tuple[float, float]]:
+    """(ours, msgspec's) of the cases that are shown, in a process of its own."""
+    return {
+        what: (measured(ours), measured(theirs))
+        for what, ours, theirs in cases()
+        if theirs is not None and what in SHOWN
+    }
 
 
 class By(msgspec.Struct, forbid_unknown_fields=True, gc=False):

@@ -20,7 +20,6 @@ import asyncio
 import os
 import random
 import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -90,13 +89,13 @@ class Run(NamedTuple):
 
 def report(name: str, entries: int, runs: list[Run], raw: float | None = None) -> float:
     """A line with the medians of the rounds; entries a second."""
-    rate, cpu, p50, p99 = (statistics.median(values) for values in zip(*runs, strict=True))
-    ratio = f"   {rate / raw:.2f} of raw" if raw else ""
+    entries_s, cpu, p50, p99 = (float(median(values)) for values in zip(*runs, strict=True))
+    ratio = f"   {entries_s / raw:.2f} of raw" if raw else ""
     print(
-        f"{name:8} {rate:10,.0f} entries/s   CPU {cpu / entries:6.2f} us/entry "
+        f"{name:8} {entries_s:10,.0f} entries/s   CPU {cpu / entries:6.2f} us/entry "
         f"{cpu:7.1f} us/commit   p50 {p50:6.0f} us   p99 {p99:6.0f} us{ratio}"
     )
-    return rate
+    return entries_s
 
 
 async def timed(commit: Callable[[], object], entries: int, seconds: float) -> Run:

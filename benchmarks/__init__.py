@@ -1,0 +1,1 @@
+"""What perdure costs, each figure beside a yardstick measured in the same run (README.md)."""

@@ -1,0 +1,76 @@
+"""The classes that are measured: small, so that the cost is the engine's and not theirs."""
+
+from __future__ import annotations
+
+from perdure import Object, query, step
+
+
+@step
+async def nothing(number: int) -> int:
+    """A step of no cost of its own."""
+    return number
+
+
+@step
+def nothing_in_a_thread(number: int) -> int:
+    """The same as a plain function, which runs in a thread."""
+    return number
+
+
+class Counter(Object):
+    """The canonical workload: one attribute, one addition."""
+
+    value: int = 0
+
+    async def increment(self, by: int = 1) -> int:
+        self.value += by
+        return self.value
+
+    def increment_plainly(self, by: int = 1) -> int:
+        self.value += by
+        return self.value
+
+    @query
+    async def read(self) -> int:
+        return self.value
+
+
+class Worker(Object):
+    """Asks for a step in each call."""
+
+    done: int = 0
+
+    async def work(self, number: int) -> int:
+        self.done += await nothing(number)
+        return self.done
+
+    async def work_in_a_thread(self, number: int) -> int:
+        self.done += await nothing_in_a_thread(number)
+        return self.done
+
+    async def work_without(self, number: int) -> int:
+        self.done += number
+        return self.done
+
+
+class Basket(Object):
+    """About 1 KB of state, in some dozens of Python objects."""
+
+    lines: list[dict[str, object]] = []
+    total: int = 0
+
+    async def fill(self) -> int:
+        self.lines = [
+            {"item": f"article number {n}", "cents": 199 * n, "tags": ["food", f"aisle-{n}"]}
+            for n in range(19)
+        ]
+        self.total = sum(199 * n for n in range(19))
+        return self.total
+
+    async def touch(self) -> int:
+        self.total += 1
+        return self.total
+
+    @query
+    async def read(self) -> int:
+        return self.total
