@@ -26,6 +26,8 @@ Send = Callable[[Message], Awaitable[None]]
 class AsgiRequest(HttpRequest):
     """A request as an ASGI server hands it over."""
 
+    mounted = True
+
     asgi: Scope
 
     def prefix(self) -> str:
@@ -85,7 +87,7 @@ async def _read_body(
 ) -> bytes | None:
     """The whole body; None if the client has gone. Raises Refusal, unread, if it is too long."""
     too_large = Refusal("payload-too-large", f"a body has at most {most} bytes")
-    length = Fields(headers).raw("Content-Length")
+    length = Fields(headers).raw(b"content-length")
     if length.isdigit() and int(length) > most:
         raise too_large
     body = b""

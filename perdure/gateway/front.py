@@ -43,7 +43,8 @@ class Limits:
     idle_s: float = 75.0
     """A connection without a request is closed after this time."""
     stuck_s: float = 60.0
-    """One whose client does not read its answers is cut off after this time."""
+    """One whose client does not read its answers is cut off after this time, and one that its
+    client has closed (its own half at least) while an answer is still to come."""
     linger_s: float = 5.0
     """How long a refused client is read from, so that it gets to see why."""
 

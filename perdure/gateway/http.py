@@ -29,6 +29,7 @@ from perdure.gateway.reply import JSON, RESULT, accepted, options
 from perdure.gateway.request import (
     Fields,
     HttpRequest,
+    is_of_another_site,
     query_text,
     quoted_prefix,
     read_idempotency_key,
@@ -205,7 +206,7 @@ class Gateway:
 
     def _take_long_way(self, request: HttpRequest, respond: Respond) -> None:
         fields = Fields(request.headers)
-        if b"websocket" in fields.raw("Upgrade").lower():
+        if b"upgrade" in fields and b"websocket" in fields.raw(b"upgrade").lower():
             raise Refusal("not-implemented", "WebSocket connections are not served here")
         path, query = split_target(request.target)
         if path == b"*" and request.method == b"OPTIONS":
@@ -218,7 +219,7 @@ class Gateway:
     def _take_call(
         self, request: HttpRequest, respond: Respond, fields: Fields, path: bytes, query: bytes
     ) -> None:
-        route, key = self._locate(path)
+        route, key = self._places.get(path) or self._locate(path)
         method = request.method
         if method == b"OPTIONS":
             self._answer(respond, route, options(route.allow))
@@ -226,6 +227,11 @@ class Gateway:
         reads = method in (b"GET", b"HEAD")
         if not (method == b"POST" or (reads and route.query)):
             raise _not_allowed(method, route.allow)
+        if not (reads or request.mounted) and is_of_another_site(fields):
+            # It could not read the answer, but what it calls would happen: with the cookies of
+            # whoever looks at that page, or on the machine where it is looked at. An application
+            # around this one that allows it (CORS) has said so to the browser.
+            raise Refusal("forbidden", "a page of another site may not call objects")
 
         def authorized(principal: Any) -> None:
             args = route.decode(query) if reads else route.decode_json(request.body)

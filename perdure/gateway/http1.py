@@ -51,7 +51,6 @@ _PLAIN = frozenset(
         "DNT",
         "Sec-Fetch-Dest",
         "Sec-Fetch-Mode",
-        "Sec-Fetch-Site",
         "Traceparent",
         "Tracestate",
         "X-Request-Id",
@@ -76,6 +75,7 @@ class Connection(asyncio.Protocol):
         "body",
         "careful",
         "continue_due",
+        "deaf_since",
         "ending",
         "examined",
         "fault",
@@ -142,6 +142,7 @@ class Connection(asyncio.Protocol):
         self.since = front.now
         self.stuck_since = 0.0
         self.lingering_since = 0.0
+        self.deaf_since = 0.0
 
     # ---- the transport's side ----
 
@@ -190,6 +191,7 @@ class Connection(asyncio.Protocol):
             return False
         # It may have closed its half alone, and still read.
         self.end()
+        self.deaf_since = self.front.now
         return True
 
     def pause_writing(self) -> None:
@@ -290,7 +292,7 @@ class Connection(asyncio.Protocol):
         included: such a request is parsed again without it.
         """
         fields = Fields(exchange.headers)
-        if exchange.method == b"CONNECT" or b"websocket" in fields.raw("Upgrade").lower():
+        if exchange.method == b"CONNECT" or b"websocket" in fields.raw(b"upgrade").lower():
             return True
         self.pending.pop()
         kept = [
@@ -344,11 +346,11 @@ class Connection(asyncio.Protocol):
 
     def _examine(self, fields: Fields) -> None:
         """Look at the head of a message whose body is still to come."""
-        length = fields.raw("Content-Length")
+        length = fields.raw(b"content-length")
         if length.isdigit() and int(length) > self.front.body_bytes_max:
             self._refuse(*self._too_large())
             return
-        expected = fields.raw("Expect").lower()
+        expected = fields.raw(b"expect").lower()
         if not expected or self.parser.get_http_version() == "1.0":
             return
         if expected != b"100-continue":
@@ -496,8 +498,8 @@ class Connection(asyncio.Protocol):
         if self.lingering_since:
             if now - self.lingering_since > limits.linger_s:
                 self.transport.abort()
-        elif self.stuck_since:
-            if now - self.stuck_since > limits.stuck_s:
+        elif self.stuck_since or self.deaf_since:
+            if now - (self.stuck_since or self.deaf_since) > limits.stuck_s:
                 self.transport.abort()
         elif self.backlog:
             self.begun = self.begun and now

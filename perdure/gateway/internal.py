@@ -94,7 +94,7 @@ class Internal:
     def check_admin(self, request: HttpRequest, fields: Fields) -> None:
         """Raises Refusal if the caller may not administrate."""
         token = self._settings.admin_token
-        scheme, _, given = (fields.one("Authorization") or "").partition(" ")
+        scheme, _, given = (fields.one(b"authorization") or "").partition(" ")
         if token and scheme.lower() == "bearer" and _same(given.strip(), token):
             return
         if is_loopback(request.client()) and came_straight(fields):

@@ -12,7 +12,7 @@ from typing import Any
 
 from perdure.gateway.problem import CODES
 from perdure.object import Handler, Kind
-from perdure.schemas import Schema, SignatureSchema, signature_schemas
+from perdure.serde.schemas import Schema, SignatureSchema, signature_schemas
 
 _JSON = "application/json"
 _PROBLEM_JSON = "application/problem+json"

@@ -35,6 +35,9 @@ class HttpRequest(msgspec.Struct, eq=False):
     plain: bool
     """Nothing in the header changes what is asked or how it is answered."""
 
+    mounted = False
+    """Another application stands before the gateway."""
+
     def prefix(self) -> str:
         """The path the gateway is mounted at, or empty."""
         return ""
@@ -61,7 +64,7 @@ class HttpRequest(msgspec.Struct, eq=False):
 
 
 class Fields:
-    """The header fields by lower-case name."""
+    """The header fields by name, in lower case as it is asked for."""
 
     __slots__ = ("_values",)
 
@@ -70,32 +73,36 @@ class Fields:
         for name, value in headers:
             self._values.setdefault(name.lower(), []).append(value.strip())
 
-    def one(self, name: str) -> str | None:
+    def one(self, name: bytes) -> str | None:
         """The value of a field that may stand once. Refused: two that differ."""
-        values = self._values.get(name.lower().encode())
+        values = self._values.get(name)
         if values is None:
             return None
-        if any(value != values[0] for value in values):
-            raise Refusal("bad-request", f"{name} stands twice, with different values")
+        if len(values) > 1 and any(value != values[0] for value in values):
+            raise Refusal("bad-request", f"{_title(name)} stands twice, with different values")
         return _text(name, values[0])
 
-    def listed(self, name: str) -> str:
+    def listed(self, name: bytes) -> str:
         """All values of a field that is a list, joined."""
         return _text(name, self.raw(name))
 
-    def raw(self, name: str) -> bytes:
+    def raw(self, name: bytes) -> bytes:
         """All values of a field as they came, joined; empty if it is not there."""
-        return b", ".join(self._values.get(name.lower().encode(), ()))
+        return b", ".join(self._values.get(name, ()))
 
-    def __contains__(self, name: str) -> bool:
-        return name.lower().encode() in self._values
+    def __contains__(self, name: bytes) -> bool:
+        return name in self._values
 
 
-def _text(name: str, value: bytes) -> str:
+def _text(name: bytes, value: bytes) -> str:
     try:
         return value.decode()
     except UnicodeDecodeError:
-        raise Refusal("bad-request", f"{name} is not valid UTF-8") from None
+        raise Refusal("bad-request", f"{_title(name)} is not valid UTF-8") from None
+
+
+def _title(name: bytes) -> str:
+    return name.decode().title()
 
 
 _SECONDS = re.compile(r"(\d{1,9}(\.\d{0,9})?|\.\d{1,9})\Z", re.ASCII)
@@ -111,7 +118,7 @@ def read_seconds(text: str, name: str) -> float:
 
 def read_timeout(fields: Fields) -> float | None:
     """What `Perdure-Timeout` says."""
-    text = fields.one("Perdure-Timeout")
+    text = fields.one(b"perdure-timeout")
     if text is None:
         return None
     seconds = read_seconds(text, "Perdure-Timeout")
@@ -125,7 +132,7 @@ IDEMPOTENCY_KEY_LENGTH_MAX = 255
 
 def read_idempotency_key(fields: Fields) -> str | None:
     """What `Idempotency-Key` says; any text, taken as it is."""
-    key = fields.one("Idempotency-Key")
+    key = fields.one(b"idempotency-key")
     if key is None:
         return None
     if not 0 < len(key) <= IDEMPOTENCY_KEY_LENGTH_MAX or not key.isprintable():
@@ -142,9 +149,9 @@ _QUOTED = re.compile(r'"(?:[^"\\]|\\.)*("|\Z)')
 
 def wants_async(fields: Fields) -> bool:
     """Whether `Prefer` lists `respond-async`. Other preferences are ignored, as RFC 7240 asks."""
-    if "Prefer" not in fields:
+    if b"prefer" not in fields:
         return False
-    prefer = fields.listed("Prefer")
+    prefer = fields.listed(b"prefer")
     if len(prefer) > PREFER_LENGTH_MAX:
         raise Refusal("bad-request", f"Prefer is longer than {PREFER_LENGTH_MAX} bytes")
     # What stands in quotes is a preference's value, and none of those means anything here.
@@ -185,7 +192,13 @@ def split_target(target: bytes) -> tuple[bytes, bytes]:
 
 def quoted_prefix(request: HttpRequest) -> str:
     """The mount prefix as it stands in a URL."""
-    return quote(request.prefix().rstrip("/"))
+    prefix = request.prefix()
+    return quote(prefix.rstrip("/")) if prefix else ""
+
+
+def is_of_another_site(fields: Fields) -> bool:
+    """Whether a browser sends it on behalf of a page of another site; no other program says so."""
+    return fields.raw(b"sec-fetch-site").lower() == b"cross-site"
 
 
 def is_loopback(client: str | None) -> bool:
@@ -202,7 +215,7 @@ def is_loopback(client: str | None) -> bool:
 
 # A proxy that adds none of them cannot be told from a program here; it must not forward
 # `/_perdure/` (docs/guide.md).
-_PROXY_FIELDS = ("Forwarded", "X-Forwarded-For", "X-Real-IP", "Via")
+_PROXY_FIELDS = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
 
 def came_straight(fields: Fields) -> bool:
@@ -214,8 +227,8 @@ def came_straight(fields: Fields) -> bool:
     """
     if any(name in fields for name in _PROXY_FIELDS):
         return False
-    host = (fields.one("Host") or "localhost").lower()
-    origin = fields.one("Origin")
+    host = (fields.one(b"host") or "localhost").lower()
+    origin = fields.one(b"origin")
     if origin is not None and origin.lower().partition("://")[2] != host:
         return False
     name = host.rpartition(":")[0] if re.search(r":\d*\Z", host) else host

@@ -41,6 +41,12 @@ async def test_a_call_and_a_query_are_answered() -> None:
         assert reply.json()[0] == "plus"
 
 
+async def test_the_application_around_it_decides_on_pages_of_other_sites() -> None:
+    async with Face().client() as client:
+        headers = {"Sec-Fetch-Site": "cross-site"}
+        assert (await client.post("/Counter/a/increment", headers=headers)).status_code == 200
+
+
 async def test_a_slash_in_a_key_stays_there() -> None:
     face = Face()
     async with face.client() as client:

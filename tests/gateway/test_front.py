@@ -110,6 +110,22 @@ async def test_a_client_that_vanishes_leaves_its_call_and_no_trace(rudely: bool)
         assert w.front.gateway.connections == 0
 
 
+async def test_a_client_that_has_closed_its_half_is_not_waited_for_for_ever() -> None:
+    async with wire() as w:
+        w.host.holding = True
+        client = await w.open()
+        client.send(INCREMENT)
+        await w.host.wait_for(1)
+        (connection,) = w.front.connections
+        client.writer.write_eof()
+        await until(lambda: connection.deaf_since)
+        w.sweep(30)
+        assert w.front.connections
+        w.sweep(40)
+        await until(lambda: not w.front.connections)
+        w.host.answer(w.host.calls[0])
+
+
 @pytest.mark.parametrize("rudely", [False, True])
 async def test_a_client_that_vanishes_in_the_middle_of_a_request_leaves_no_trace(
     rudely: bool,

@@ -437,6 +437,15 @@ def test_a_websocket_is_declined() -> None:
     refused(ask("GET /Counter/a", headers=headers), "not-implemented")
 
 
+def test_a_page_of_another_site_may_not_call() -> None:
+    foreign = [("Sec-Fetch-Site", "cross-site")]
+    refused(ask("POST /Counter/a/increment", headers=foreign), "forbidden")
+    assert ask("GET /Counter/a/read", headers=foreign).status == 200
+    for site in ("same-origin", "same-site", "none"):
+        reply = ask("POST /Counter/a/increment", headers=[("Sec-Fetch-Site", site)])
+        assert reply.status == 200
+
+
 # ---- the hook
 
 
