@@ -15,6 +15,10 @@ PACKAGE = ROOT / "perdure"
 
 # The path of a request, top to bottom. A layer imports itself and what stands below it.
 LAYERS = ["gateway", "host", "suspend", "journal", "store"]
+# Below the path: values and JSON, which authors' modules and every layer need.
+SERDE = "serde"
+# What all of them and the author's files stand on; it imports no layer.
+GROUND = "serde"
 # Beside the path: the process that watches, and the folders that may know every layer.
 SUPERVISOR = "supervisor"
 COMPOSERS = {"cli", "testing"}
@@ -61,15 +65,17 @@ def folder_of(module: str) -> str | None:
 def allowed_folders(path: Path) -> set[str]:
     """The folders a file of perdure may import from."""
     relative = path.relative_to(PACKAGE)
-    everything = {*LAYERS, *COMPOSERS, SUPERVISOR}
+    everything = {*LAYERS, *COMPOSERS, SUPERVISOR, SERDE}
     if len(relative.parts) == 1:
-        return everything if relative.name in COMPOSING_FILES else set()
+        return everything if relative.name in COMPOSING_FILES else {SERDE}
     folder = relative.parts[0]
     if folder in COMPOSERS:
         return everything
     if folder == SUPERVISOR:
         return {SUPERVISOR, "store"}
-    return set(LAYERS[LAYERS.index(folder) :])
+    if folder == SERDE:
+        return {SERDE}
+    return {*LAYERS[LAYERS.index(folder) :], SERDE}
 
 
 @pytest.mark.parametrize(
@@ -87,7 +93,7 @@ def test_layers_import_downwards_only(path: Path) -> None:
 
 def test_every_folder_of_perdure_has_its_place_in_the_layers() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
-    assert folders <= {*LAYERS, *COMPOSERS, SUPERVISOR}
+    assert folders <= {*LAYERS, *COMPOSERS, SUPERVISOR, SERDE}
 
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:
