@@ -1,4 +1,4 @@
-"""A node: the layers wired into a running process. Start, drain, stop; nothing else is decided here."""
+"""A node: the layers wired into a running process. Start and drain; no more is decided here."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class Node:
         await self.host.drain()
         await self.store.close()
 
-    # --- how code of this process that is not inside an object reaches objects (perdure.ref.Outside)
+    # --- how code of this process that is outside of objects reaches them (perdure.ref.Outside)
 
     async def call(
         self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -171,6 +171,9 @@ def _kinds(classes: Sequence[type[Object]]) -> dict[str, Kind]:
     kinds: dict[str, Kind] = {}
     for cls in classes:
         kind = kind_of(cls)
+        for handler in kind.handlers.values():
+            # A wrong annotation is told at the start, and not to the first caller.
+            handler.signature.prepare()
         if kinds.setdefault(kind.name, kind) is not kind:
             raise BadApp(
                 f"two classes are named {kind.name}: {kinds[kind.name].cls!r} and {cls!r}",

@@ -32,7 +32,7 @@ _TRANSIENT = _Mark("Transient")
 
 Transient = Annotated[T, _TRANSIENT]
 """An attribute that is not kept: `cache: Transient[dict] = transient(dict)`. After a load the
-factory makes it anew, at its first use. What an object asks of the outside must not depend on it."""
+factory makes it anew, at its first use. What an object asks for must not depend on it."""
 
 
 class Object:
@@ -109,7 +109,7 @@ class Object:
 
 
 def query(handler: F) -> F:
-    """Mark a handler that changes nothing. It is not journaled, so it costs less and leaves no trace.
+    """Mark a handler that changes nothing. It is not journaled: it costs less, and leaves no trace.
 
     Assigning to `self` in it, or asking for anything (a send, a step, a timer), raises
     ReadOnlyError. In `dev` and under test a change deeper inside is found and raised as well.
@@ -193,7 +193,7 @@ class Kind:
         options = cls.__perdure_options__
         self.cls = cls
         self.name: str = cls.__perdure_name__
-        self.doc = inspect.getdoc(cls) or ""
+        self.doc = inspect.cleandoc(cls.__doc__ or "")
         self.reentrant: bool = options.get("reentrant", True)
         self.hibernate_after: float | None = options.get("hibernate_after")
         self.authorizes = getattr(cls, "authorize", None) is not None
@@ -242,7 +242,7 @@ _IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), frozenset, type
 def _handlers(cls: type[Object], all_atomic: bool) -> dict[str, Handler]:
     found: dict[str, Handler] = {}
     for name in dir(cls):
-        if name.startswith("_") or name.startswith("on_") or name in _NOT_HANDLERS:
+        if name.startswith(("_", "on_")) or name in _NOT_HANDLERS:
             continue
         function = inspect.getattr_static(cls, name)
         if not isinstance(function, FunctionType):
@@ -273,9 +273,9 @@ def _defaults(cls: type[Object]) -> list[tuple[str, Any, bool]]:
                 and not name.isupper()
             ):
                 raise InvalidClass(
-                    f"{base.__name__}.{name} = {value!r} would be shared by all objects of the class",
-                    hint=f"Annotate it ({name}: {type(value).__name__} = …) and each object gets a copy of "
-                    "its own, or mark it ClassVar.",
+                    f"{base.__name__}.{name} = {value!r} would be shared by all its objects",
+                    hint=f"Annotate it ({name}: {type(value).__name__} = …) and each object gets a "
+                    "copy of its own, or mark it ClassVar.",
                 )
     return [
         (name, value, isinstance(value, _IMMUTABLE))
@@ -285,7 +285,7 @@ def _defaults(cls: type[Object]) -> list[tuple[str, Any, bool]]:
 
 
 def _annotations(cls: type) -> dict[str, Any]:
-    own = cls.__dict__.get("__annotations__", {})
+    own = inspect.get_annotations(cls)
     try:
         hints = get_type_hints(cls, include_extras=True)
     except Exception:

@@ -81,7 +81,7 @@ class Ref:
     def __getattr__(self, name: str) -> RefHandler:
         if name.startswith("_"):
             raise AttributeError(
-                f"{self.address}: {name!r} cannot be reached through a ref; only handlers can be called"
+                f"{self.address}: {name!r} cannot be reached through a ref, only handlers can"
             )
         return RefHandler(self, name)
 
@@ -181,7 +181,7 @@ def _target(method: object) -> tuple[str, str, str]:
         kind, key = owner.__perdure_identity__()  # type: ignore[union-attr]
         return kind, key, name
     raise TypeError(
-        f"{method!r} is not a handler of an object; pass it uncalled: perdure.send(ref.handler, argument)"
+        f"{method!r} is no handler of an object; pass it uncalled: perdure.send(ref.handler, x)"
     )
 
 

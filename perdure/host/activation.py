@@ -183,7 +183,7 @@ class Activation:
         self.set_alarm()
         started = machine.next_call()
         if started is not None:
-            self.host.post(self, started)
+            self.host.delivery.event(machine.oid, started)
 
     async def settled(self) -> State:
         """Wait until it is no longer loading."""
@@ -225,7 +225,7 @@ class Activation:
         if isinstance(error, StoreUnavailable):
             # The disk's fault, perhaps of a moment; what it is owed is tried again.
             self._end_loading(State.GONE)
-            asyncio.get_running_loop().call_later(RELOAD_S, host.take_up, self.machine.oid)
+            asyncio.get_running_loop().call_later(RELOAD_S, host.delivery.take_up, self.machine.oid)
         elif isinstance(error, CallError):
             self._end_loading(State.GONE)
         else:
@@ -383,7 +383,7 @@ class Activation:
             self.reload()
         if messages is not None:
             for message in messages:
-                host.post_message(message)
+                host.delivery.message(message)
         if machine.queue is not None and not undone:
             self._queued(event)
 
@@ -391,7 +391,7 @@ class Activation:
         machine = self.machine
         started = machine.next_call()
         if started is not None:
-            self.host.post(self, started)
+            self.host.delivery.event(machine.oid, started)
         elif type(event) is Call and machine.holder is not None:
             circle = find_circle(machine, event.id, self.host.machine_at)
             if circle is not None:
@@ -399,7 +399,8 @@ class Activation:
                     "calls wait for each other in a circle: " + " -> ".join([*circle, circle[0]]),
                     hint="Let one of the classes be reentrant, or tell with perdure.send.",
                 )
-                self.host.post(self, Refused(event.id, encode_failure(failure_of(error))))
+                refused = Refused(event.id, encode_failure(failure_of(error)))
+                self.host.delivery.event(machine.oid, refused)
 
     def _report(self, machine: Machine) -> None:
         for problem in machine.problems or ():
@@ -461,7 +462,7 @@ class Activation:
             if isinstance(item, IncomingCall):
                 self.host.call(item)
             else:
-                self.host.redeliver(self.machine, item)
+                self.host.delivery.event(self.machine.oid, item)
 
     def evictable(self) -> bool:
         """Whether it may leave memory now without anything being lost or cut off."""

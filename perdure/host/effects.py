@@ -71,7 +71,7 @@ class Effects:
             done = _failed(asked, asyncio.CancelledError("the step was cancelled from inside"))
         except Exception as error:
             done = _failed(asked, error)
-        self._host.post(activation, done)
+        self._host.delivery.event(activation.machine.oid, done)
 
     async def _attempt(self, asked: StepAsked) -> Any:
         step = find_step(asked.name)

@@ -207,7 +207,7 @@ def _chance_functions() -> list[tuple[ModuleType, str, Callable[..., Any]]]:
     ]
     if hasattr(os, "getrandom"):
         functions.append((os, "getrandom", _getrandom))
-    hidden = random._inst  # type: ignore[attr-defined]
+    hidden = random._inst
     for name in dir(random.Random):
         if (
             not name.startswith("_")
@@ -284,7 +284,9 @@ def _asyncio_functions() -> list[tuple[ModuleType, str, Callable[..., Any]]]:
         # Tasks of objects are not in asyncio's register: it would hold those of all objects.
         target: Any = loop if loop is not None else _get_running_loop()
         if target.__class__ is Machine:
-            return {*(target.tasks or {}).values(), asyncio.current_task(target)} - {None}
+            return {*(target.tasks or {}).values(), asyncio.current_task(cast(Any, target))} - {
+                None
+            }
         return real(loop)
 
     dressed = _dress(all_tasks, real)

@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, NamedTuple, Protocol
 
-import msgspec
 import structlog
 
 from perdure.clock import Clock, RealClock
@@ -29,15 +28,16 @@ from perdure.failure import failure_of
 from perdure.host import look
 from perdure.host.activation import Activation, State
 from perdure.host.alarms import HORIZON_NS, Alarms
+from perdure.host.asking import Surroundings
 from perdure.host.checkpoint import Checkpointer
+from perdure.host.delivery import Delivery
 from perdure.host.effects import Effects
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.intake import answer_of
-from perdure.host.machine import Machine, Surroundings, encode_failure
+from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
-from perdure.journal.codec import Message
-from perdure.journal.entry import Answered, Call, Ended, Event, Reply
+from perdure.journal.entry import Answered, Ended
 from perdure.journal.identity import oid_of, oid_of_call
 from perdure.journal.log import Output, PartitionLog, source_of
 from perdure.object import Kind
@@ -106,6 +106,7 @@ class Host:
         self.surroundings = Surroundings(layout.secret, asyncio.get_running_loop())
         self.log: PartitionLog
         self.alarms = Alarms(self.clock, self._ring)
+        self.delivery = Delivery(self)
         self.effects = Effects(self)
         self.quarantine = Quarantine(self, deaths)
         self.residency = Residency(self)
@@ -130,9 +131,6 @@ class Host:
         self._on_lost = on_lost
         self._table: dict[str, dict[str, Activation]] = {name: {} for name in kinds}
         self._by_oid: dict[int, Activation] = {}
-        self._events: deque[tuple[int, Event] | Message] = deque()
-        self._pumping = False
-        self._pump_scheduled = False
         self._scan: asyncio.Task[None] | None = None
         self._writes: set[asyncio.Task[None]] = set()
 
@@ -150,12 +148,10 @@ class Host:
         await self._scan_due(skip=wake.keys())
         for oid, wake_at in wake.items():
             self._sleeps(oid, wake_at)
-        for _, message in list(self.log.outbox.values()):
-            self._events.append(message)
         self.residency.start()
         self.checkpointer.start()
         self._scan = asyncio.get_running_loop().create_task(self._keep_scanning())
-        self._schedule_pump()
+        self.delivery.all_messages()
 
     async def drain(self) -> None:
         """Take nothing new, let what runs come to disk, and snapshot everything."""
@@ -180,16 +176,19 @@ class Host:
             if stopped is not None:
                 call.refuse(stopped)
                 return
-            activation = self._activate(call.kind, call.key, oid)
+            activation = self.activate(call.kind.name, call.key, oid)
         activation.call(call)
-        if self._events and not self._pumping:
-            self._pump()
+        # What the call asked of other objects is taken at once: it need not wait for a pass.
+        self.delivery.run()
 
-    def _activate(self, kind: Kind, key: str, oid: int) -> Activation:
-        activation = Activation(self, kind, key, oid)
-        self._table[kind.name][key] = activation
-        self._by_oid[oid] = activation
-        activation.load()
+    def activate(self, kind: str, key: str, oid: int) -> Activation:
+        """The activation of an object of a class that is served; made if there is none."""
+        activation = self._by_oid.get(oid)
+        if activation is None:
+            activation = Activation(self, self.kinds[kind], key, oid)
+            self._table[kind][key] = activation
+            self._by_oid[oid] = activation
+            activation.load()
         return activation
 
     def activated(self, activation: Activation) -> None:
@@ -224,14 +223,6 @@ class Host:
         if self.asleep[oid] > self.clock.now_ns() + HORIZON_NS:
             del self.asleep[oid]
 
-    def take_up(self, oid: int) -> None:
-        """Give an object that is back what it is owed: its own work, and messages that wait."""
-        for _, message in list(self.log.outbox.values()):
-            if oid_of(*parse_address(message.sent.to)) == oid:
-                self._events.append(message)
-        self._wake_for(oid, None)
-        self._schedule_pump()
-
     def write_later(self, write: Coroutine[None, None, None]) -> None:
         """Run a write of the store that nobody waits for."""
         task = asyncio.get_running_loop().create_task(write)
@@ -246,6 +237,10 @@ class Host:
     def find(self, oid: int) -> Activation | None:
         """The activation of an object, if it is in memory."""
         return self._by_oid.get(oid)
+
+    def at(self, kind: str, key: str) -> Activation | None:
+        """The activation of an object of a class that is served, if it is in memory."""
+        return self._table[kind].get(key)
 
     def machine_at(self, address: str) -> Machine | None:
         """The machine of an object, if it is in memory and loaded."""
@@ -273,9 +268,7 @@ class Host:
             stopped = self.quarantine.refusal(oid)
             if stopped is not None:
                 raise stopped
-            activation = self._by_oid.get(oid) or self._activate(
-                self.kinds[identity[0]], identity[1], oid
-            )
+            activation = self.activate(*identity, oid)
         return activation if await activation.settled() is State.ACTIVE else None
 
     async def _identity(self, oid: int) -> tuple[str, str] | None:
@@ -287,129 +280,15 @@ class Host:
         address = self.log.first_address(oid)
         return parse_address(address) if address is not None else None
 
-    # --- events from inside
-
-    def post(self, activation: Activation, event: Event) -> None:
-        """An event for an object of this partition, to be taken after those before it."""
-        self._events.append((activation.machine.oid, event))
-        self._schedule_pump()
-
-    def post_message(self, message: Message) -> None:
-        """A message between objects; it is in the outbox already."""
-        self._events.append(message)
-        self._schedule_pump()
-
-    def redeliver(self, machine: Machine, event: Event) -> None:
-        """An event that an activation had not taken when it went."""
-        self._events.append((machine.oid, event))
-        self._schedule_pump()
-
-    def _schedule_pump(self) -> None:
-        if not self._pumping and not self._pump_scheduled:
-            self._pump_scheduled = True
-            asyncio.get_running_loop().call_soon(self._pump)
-
-    def _pump(self) -> None:
-        self._pump_scheduled = False
-        if self._pumping:
-            return
-        if self.log.refusing:
-            # The disk is full: what waits is safe in the outbox and in the objects' entries.
-            if self._events:
-                self._pump_scheduled = True
-                asyncio.get_running_loop().call_later(0.5, self._pump)
-            return
-        self._pumping = True
-        try:
-            for _ in range(EVENTS_A_PASS):
-                if not self._events or self.log.refusing:
-                    break
-                item = self._events.popleft()
-                if type(item) is Message:
-                    self._deliver(item)
-                else:
-                    oid, event = item  # type: ignore[misc]
-                    self._hand(oid, event)
-        finally:
-            self._pumping = False
-        if self._events:
-            self._schedule_pump()
-
-    def _hand(self, oid: int, event: Event) -> None:
-        activation = self._by_oid.get(oid)
-        if activation is not None:
-            activation.event(event)
-        else:
-            self._wake_for(oid, event)
-
-    def _wake_for(self, oid: int, event: Event | None) -> None:
-        """Wake an object known by its number alone, and give it an event."""
-        stored = self.stash.get(oid)
-        if stored is None:
-            future = self.store.load(self.log.part, oid)
-            if not future.done():
-                future.add_done_callback(lambda done: self._woken(oid, event, done.result()))
-                return
-            stored = future.result()
-        self._woken(oid, event, stored)
-
-    def _woken(self, oid: int, event: Event | None, stored: Stored | None) -> None:
-        if self.quarantine.refusal(oid) is not None:
-            return
-        if stored is not None:
-            kind, key = stored.row.kind, stored.row.key
-        else:
-            address = self.log.first_address(oid)
-            if address is None:
-                return
-            kind, key = parse_address(address)
-        if kind not in self.kinds:
-            logger.warning(
-                "an object has something to do, but its class is not served", object=f"{kind}/{key}"
-            )
-            return
-        activation = self._by_oid.get(oid) or self._activate(self.kinds[kind], key, oid)
-        if event is not None:
-            activation.event(event)
-
-    def _deliver(self, message: Message) -> None:
-        to = message.sent.to
-        kind, key = parse_address(to)
-        table = self._table.get(kind)
-        if table is None:
-            self._undeliverable(message, kind)
-            return
-        event = msgspec.structs.replace(message.sent.event, source=message.source)
-        activation = table.get(key)
-        if activation is None:
-            oid = oid_of(kind, key)
-            if self.quarantine.refusal(oid) is not None:
-                # It stays in the outbox, and is delivered when the object is back.
-                return
-            activation = self._activate(self.kinds[kind], key, oid)
-        activation.event(event)
-
-    def _undeliverable(self, message: Message, kind: str) -> None:
-        event = message.sent.event
-        if isinstance(event, Call) and event.answer_to:
-            # Returned to the sender, which takes the message out of the outbox with its own entry.
-            error = UnknownKind(f"no class {kind!r} is served here")
-            reply = Reply(event.answer_to, False, encode_failure(failure_of(error)), message.source)
-            self._hand(message.source.oid, reply)
-            return
-        logger.warning("a message waits: its class is not served", to=message.sent.to)
-
     # --- timers
 
     def _ring(self, oid: int, when: int) -> None:
         activation = self._by_oid.get(oid)
         if activation is None:
             if self.asleep.get(oid) == when:
-                self._wake_for(oid, None)
+                self.delivery.wake(oid)
         else:
             activation.ring(when)
-            if self._events:
-                self._schedule_pump()
 
     async def _keep_scanning(self) -> None:
         while True:
@@ -511,7 +390,7 @@ class Host:
         if await self._identity(oid) is None and oid not in self._by_oid:
             return
         self.quarantine.release(oid)
-        activation = self._by_oid.get(oid) or self._activate(self.kinds[kind], key, oid)
+        activation = self.activate(kind, key, oid)
         if await activation.settled() is State.ACTIVE:
             activation.event(Ended())
             await self.log.durable(activation.last_lsn)
@@ -537,7 +416,7 @@ class Host:
         ]
         logger.error("a commit failed", error=str(error), objects=len(lost))
         # Messages that senders no longer know of must not arrive: start again from the outbox.
-        self._events = deque(item for item in self._events if type(item) is not Message)
+        self.delivery.forget_messages()
         for activation in self.live():
             if activation.mailbox:
                 activation.mailbox = deque(
@@ -556,9 +435,7 @@ class Host:
                 self._sleeps(oid, last.wake_at)
             else:
                 self._sleeps(oid, 1)
-        for _, message in list(self.log.outbox.values()):
-            self._events.append(message)
-        self._schedule_pump()
+        self.delivery.all_messages()
 
     def _lost(self, error: OperatorError) -> None:
         """The outcome of a commit is unknown, or the partition is somebody else's."""

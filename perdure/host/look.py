@@ -211,7 +211,9 @@ def waiting_on(machine: Machine, future: asyncio.Future[Any] | None) -> str:
     for waited in (machine.steps or {}).values():
         if waited.future is future:
             asked_step = waited.asked
-            return f"step {asked_step.name} (attempt {asked_step.attempt}) since {iso(waited.since)}"
+            return (
+                f"step {asked_step.name} (attempt {asked_step.attempt}) since {iso(waited.since)}"
+            )
     for timer in machine.timers or ():
         if any(argument is future for argument in timer.args):
             return f"sleep until {iso(timer.when_ns)}"

@@ -12,7 +12,7 @@ import asyncio
 import contextvars
 import heapq
 from collections import deque
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -25,10 +25,9 @@ from perdure.errors import (
     UnknownHandler,
 )
 from perdure.failure import Failure, exception_of, failure_of
-from perdure.host.chance import Chance
-from perdure.host.loop import ObjectLoop, TimerHandle
+from perdure.host.asking import Asking, Surroundings
+from perdure.host.records import Kept, Running
 from perdure.host.task import Future, Task
-from perdure.inside import Current
 from perdure.journal.entry import (
     PICKLE,
     Answered,
@@ -42,13 +41,10 @@ from perdure.journal.entry import (
     Sent,
     Skipped,
     Started,
-    StepAsked,
     StepDone,
     StepDropped,
 )
-from perdure.journal.identity import call_id, oid_of
 from perdure.object import Kind, Object
-from perdure.ref import Ref, format_address, parse_address
 from perdure.serde import Arguments, Signature
 from perdure.suspend import heap
 
@@ -61,104 +57,22 @@ encode_failure = msgspec.json.Encoder().encode
 decode_failure = msgspec.json.Decoder(Failure).decode
 
 
-class Running:
-    """A call whose handler has begun, and waits for something."""
-
-    __slots__ = ("event", "since", "task")
-
-    def __init__(self, event: Call, since: int, task: Task) -> None:
-        self.event = event
-        self.since = since
-        self.task = task
-
-
-class Asked:
-    """A call this object made, whose answer has not come."""
-
-    __slots__ = ("by", "call_id", "future", "handler", "since", "to")
-
-    def __init__(
-        self, future: Future, to: str, handler: str, since: int, call_id: str, by: str
-    ) -> None:
-        self.future = future
-        self.to = to
-        self.handler = handler
-        self.since = since
-        self.call_id = call_id
-        """The id it has there."""
-        self.by = by
-        """The id of the call here that made it; empty for a task that outlived its call."""
-
-
-class Waited:
-    """A step that was asked for and has not ended."""
-
-    __slots__ = ("asked", "future", "since")
-
-    def __init__(self, future: Future, asked: StepAsked, since: int) -> None:
-        self.future = future
-        self.asked = asked
-        self.since = since
-
-
-class Kept:
-    """What is remembered of a call so that its id can be asked for, or come a second time."""
-
-    __slots__ = ("answer", "digest", "expires")
-
-    def __init__(self, digest: int, expires: int, answer: Answered | None) -> None:
-        self.digest = digest
-        self.expires = expires
-        self.answer = answer
-        """None while it runs."""
-
-
-class Surroundings:
-    """What all machines of a host have in common."""
-
-    __slots__ = ("outer", "secret")
-
-    def __init__(self, secret: bytes, outer: asyncio.AbstractEventLoop | None) -> None:
-        self.secret = secret
-        """The store's secret, from which chance is derived."""
-        self.outer = outer
-        """The event loop that runs when no turn does. Known, since asking for it at each turn
-        costs a system call on CPython 3.11."""
-
-
-class Machine(ObjectLoop):
+class Machine(Asking):
     """The durable memory of one object, and the rules by which an event changes it."""
 
     __slots__ = (
-        "_chance",
-        "asked",
-        "commands",
         "creating",
         "holder",
         "instance",
         "kept",
-        "key",
-        "kind",
-        "oid",
         "queue",
-        "read_only",
         "running",
-        "seq",
-        "steps",
-        "surroundings",
         "tainted",
         "undone",
     )
 
-    is_object_loop: ClassVar[bool] = True
-
     def __init__(self, kind: Kind, key: str, oid: int, surroundings: Surroundings) -> None:
-        super().__init__()
-        self.kind = kind
-        self.key = key
-        self.oid = oid
-        self.surroundings = surroundings
-        self.seq = 0
+        super().__init__(kind, key, oid, surroundings)
         self.instance: Object | None = None
         """None before the first call, and after the object was deleted."""
         self.creating = False
@@ -168,20 +82,11 @@ class Machine(ObjectLoop):
         """The call that holds a `reentrant=False` object."""
         self.queue: deque[Call] | None = None
         """Calls that were taken in and have not begun."""
-        self.asked: dict[int, Asked] | None = None
-        self.steps: dict[int, Waited] | None = None
         self.kept: dict[str, Kept] | None = None
-        self.commands: list[Command] = []
         self.undone = False
         """The turn that just ran was an atomic call that raised; only its answer counts."""
         self.tainted = False
         """A query changed something: this memory must not be used any further."""
-        self.read_only = False
-        self._chance: Chance | None = None
-
-    @property
-    def address(self) -> str:
-        return format_address(self.kind.name, self.key)
 
     # --- a turn
 
@@ -555,127 +460,6 @@ class Machine(ObjectLoop):
         finally:
             _set_running_loop(self.surroundings.outer)
 
-    # --- what author code asks for (perdure.inside.Inside)
-
-    def ask(
-        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Future:
-        """Call another object."""
-        self._changes(f"call {kind}.{handler}")
-        future = Future(loop=self)
-        call = Call(
-            self._call_id(kind, key),
-            handler,
-            PICKLE,
-            _arguments(args, kwargs),
-            self.address,
-            answer_to=future.number,
-        )
-        self._ask(kind, key, call, handler, future)
-        return future
-
-    def end(self, kind: str, key: str) -> Future:
-        """Delete an object."""
-        self._changes("delete an object")
-        future = Future(loop=self)
-        self._ask(kind, key, Ended(future.number, self.address), "delete", future)
-        return future
-
-    def _ask(self, kind: str, key: str, event: Call | Ended, handler: str, future: Future) -> None:
-        to = format_address(kind, key)
-        self.commands.append(Sent(to, event))
-        if self.asked is None:
-            self.asked = {}
-        there = event.id if type(event) is Call else ""
-        here = self.call.id if self.call is not None else ""
-        self.asked[future.number] = Asked(future, to, handler, self.now_ns, there, here)
-
-    def tell(
-        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> str:
-        """Send to another object."""
-        self._changes(f"send to {kind}.{handler}")
-        call_id = self._call_id(kind, key)
-        call = Call(call_id, handler, PICKLE, _arguments(args, kwargs), self.address)
-        self.commands.append(Sent(format_address(kind, key), call))
-        return call_id
-
-    def request_step(
-        self,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        step_id: str,
-        attempt: int,
-        timeout: float | None,
-    ) -> Future:
-        """Ask for one attempt of a step."""
-        self._changes(f"run the step {name}")
-        future = Future(loop=self)
-        asked = StepAsked(
-            future.number, name, _arguments(args, kwargs), step_id, attempt, timeout or 0.0
-        )
-        self.commands.append(asked)
-        if self.steps is None:
-            self.steps = {}
-        self.steps[future.number] = Waited(future, asked, self.now_ns)
-        future.add_done_callback(self._step_left)
-        return future
-
-    def _step_left(self, future: asyncio.Future[Any]) -> None:
-        """Its future is done: by the step itself, or because nobody waits any more."""
-        assert isinstance(future, Future)
-        if self.steps and future.number in self.steps and future.cancelled():
-            del self.steps[future.number]
-            self.steps = self.steps or None
-            self.commands.append(StepDropped(future.number))
-
-    def next_step_id(self) -> str:
-        self.number += 1
-        return f"{self.oid:016x}-{self.number}"
-
-    def draw(self) -> float:
-        return self.chance.random.random()
-
-    def current(self) -> Current:
-        event: Call | None = self.call
-        ref = Ref(self.kind.name, self.key)
-        if event is None:
-            return Current(ref, None, None, None)
-        caller = Ref(*parse_address(event.caller)) if event.caller else None
-        principal = heap.loads(event.principal) if event.principal else None
-        return Current(ref, caller, principal, event.id)
-
-    @property
-    def chance(self) -> Chance:
-        """This turn's chance, made at its first use."""
-        chance = self._chance
-        if chance is None:
-            chance = self._chance = Chance(
-                self.surroundings.secret, self.oid, self.seq, fresh=self.read_only
-            )
-        return chance
-
-    def _set_timer(
-        self,
-        when_ns: int,
-        callback: Callable[..., object],
-        args: tuple[Any, ...],
-        context: contextvars.Context | None,
-    ) -> TimerHandle:
-        if self.read_only:
-            self._changes("set a timer")
-        return super()._set_timer(when_ns, callback, args, context)
-
-    def _changes(self, what: str) -> None:
-        if self.read_only:
-            raise ReadOnlyError(
-                f"{self.address}: a query tried to {what}", hint="Remove @query from the handler."
-            )
-
-    def _call_id(self, kind: str, key: str) -> str:
-        return call_id(oid_of(kind, key), f"{self.oid:x}.{self.seq}.{len(self.commands)}")
-
     # --- the end of an activation
 
     def discard(self) -> None:
@@ -720,11 +504,6 @@ def decode_arguments(signature: Signature, event: Call) -> Arguments:
         args, kwargs = heap.loads(event.body)
         return signature.bind(args, kwargs)
     return signature.decode_json(event.body)
-
-
-def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
-    # Pickled at the moment of the call: what the caller changes afterwards is its own.
-    return heap.dumps((args, kwargs))
 
 
 def pickled_failure(failure: Failure | None, error: BaseException | None) -> bytes:

@@ -51,7 +51,7 @@ class Quarantine:
         self.objects: dict[int, str] = {}
         """Why, as JSON, by object."""
         self.watched: set[tuple[str, str]] = deaths.poisoned() if deaths is not None else set()
-        """(address, digest) of events that must not run: set aside with their object, or skipped."""
+        """(address, digest) of events that must not run: set aside, or skipped."""
         self._skipped: set[tuple[str, str]] = set()
 
     async def start(self) -> None:
@@ -186,7 +186,7 @@ class Quarantine:
     def retry(self, kind: str, key: str) -> None:
         """Rebuild the object and run its events. Raises CallError if it is not set aside."""
         self._release_or_raise(kind, key)
-        self._host.take_up(oid_of(kind, key))
+        self._host.delivery.take_up(oid_of(kind, key))
 
     def skip(self, kind: str, key: str) -> None:
         """Set the event itself aside and let the object go on behind it."""
@@ -203,7 +203,7 @@ class Quarantine:
             mark = (facts["object"], facts["digest"])
             self.watched.add(mark)
             self._skipped.add(mark)
-        self._host.take_up(oid)
+        self._host.delivery.take_up(oid)
 
     def _release_or_raise(self, kind: str, key: str) -> None:
         if not self.release(oid_of(kind, key)):

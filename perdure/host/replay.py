@@ -59,7 +59,7 @@ def _replay(machine: Machine, entry: Entry) -> int:
         return 0
     if entry.seq != machine.seq + 1:
         raise JournalCorrupt(
-            f"{machine.address}: turn {machine.seq + 1} is missing; the next one there is {entry.seq}",
+            f"{machine.address}: turn {machine.seq + 1} is missing, and {entry.seq} is there",
             hint="Restore the data directory from a backup.",
         )
     if entry.undone:

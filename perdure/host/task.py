@@ -240,5 +240,5 @@ class Task(Future):
             self.step()
 
     def __repr__(self) -> str:
-        state = self._state.lower()
-        return f"<Task {self.get_name()} {state} {getattr(self.coroutine, '__qualname__', self.coroutine)}>"
+        code = getattr(self.coroutine, "__qualname__", self.coroutine)
+        return f"<Task {self.get_name()} {self._state.lower()} {code}>"

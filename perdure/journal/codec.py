@@ -2,7 +2,7 @@
 
     chunk, segment   magic b"pC" | format u16 | crc32 u32 of what follows | frame ...
       frame          length u32 | oid u64 | entry as msgpack, `length` bytes
-    message          magic b"pM" | format u16 | crc32 u32 of what follows | msgpack [source, to, event]
+    message          magic b"pM" | format u16 | crc32 u32 of what follows | msgpack Message
 
 All numbers are little-endian. A chunk holds the entries of one commit, in the order of the log; a
 segment those of one object, in the order of seq. A checksum that fails raises JournalCorrupt with
@@ -105,7 +105,7 @@ def _open(magic: bytes, sealed: bytes, place: str) -> memoryview:
         raise corrupt(place, f"it begins with {found!r} and not with {magic!r}")
     if version > FORMAT:
         raise SchemaTooNew(
-            f"{place}: format {version} was written by a newer perdure; this one reads up to {FORMAT}",
+            f"{place}: a newer perdure wrote format {version}; this one reads up to {FORMAT}",
             hint="Install that version, or a later one.",
         )
     body = memoryview(sealed)[_HEADER.size :]

@@ -21,7 +21,7 @@ def oid_of(kind: str, key: str) -> int:
 
 
 def call_id(oid: int, unique: str) -> str:
-    """An id from which the object that has the call can be found: 16 hex digits, a dash, the rest."""
+    """An id by which the object that has the call is found: 16 hex digits, a dash, the rest."""
     return f"{oid:016x}-{unique}"
 
 

@@ -48,7 +48,7 @@ class Stage:
         ref.close_outside(self.node)
         host.alarms.close()
         host.residency.close()
-        host._events.clear()
+        host.delivery.clear()
         host.draining = True
         tasks = [
             task

@@ -329,7 +329,7 @@ async def test_delete_ends_an_object_and_the_next_call_begins_a_new_one() -> Non
 
 
 def test_classes_that_cannot_be_served_say_what_to_change() -> None:
-    with pytest.raises(InvalidClass, match="shared by all objects"):
+    with pytest.raises(InvalidClass, match="shared by all its objects"):
 
         class Shared(Object):
             items = []

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 
-from perdure.annotations import (
+from perdure.serde.annotations import (
     annotated,
     fields_of,
     is_alias,

@@ -21,7 +21,7 @@ from typing import Any
 
 import msgspec
 
-from perdure.annotations import is_object, is_pydantic, name_of
+from perdure.serde.annotations import is_object, is_pydantic, name_of
 from perdure.errors import NotSerializable
 from perdure.ref import Ref
 

@@ -13,10 +13,10 @@ from typing import Any
 import msgspec
 
 from perdure.errors import BadArguments, BadJson
-from perdure.fits import Check, Misfit, check_for, findings
-from perdure.readers import decoder_for, json_type
-from perdure.signature import Arguments, Signature
-from perdure.writers import to_json
+from perdure.serde.fits import Check, Misfit, check_for, findings
+from perdure.serde.readers import decoder_for, json_type
+from perdure.serde.signature import Arguments, Signature
+from perdure.serde.writers import to_json
 
 __all__ = ["Arguments", "Signature", "check", "from_json", "to_json"]
 

@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from perdure.annotations import name_of
+from perdure.serde.annotations import name_of
 from perdure.errors import NotSerializable
-from perdure.parameters import Parameter
-from perdure.readers import (
+from perdure.serde.parameters import Parameter
+from perdure.serde.readers import (
     AliasReading,
     ChoiceReading,
     PydanticReading,
@@ -30,8 +30,8 @@ from perdure.readers import (
     reading_of,
 )
 from perdure.ref import Ref
-from perdure.signature import Signature
-from perdure.writers import to_json
+from perdure.serde.signature import Signature
+from perdure.serde.writers import to_json
 
 Schema = dict[str, Any]
 

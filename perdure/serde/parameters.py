@@ -16,9 +16,9 @@ from typing import Annotated, Any, get_args, get_origin
 
 import msgspec
 
-from perdure.annotations import is_typed_dict, is_union, unwrap
-from perdure.fits import Misfit, check_for, exact_class
-from perdure.readers import convert, decoder_for, json_type
+from perdure.serde.annotations import is_typed_dict, is_union, unwrap
+from perdure.serde.fits import Misfit, check_for, exact_class
+from perdure.serde.readers import convert, decoder_for, json_type
 
 _ATOMS = (
     *(type(None), bool, int, float, complex, str, bytes, type, enum.Enum),

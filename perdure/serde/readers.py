@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
-from perdure.annotations import (
+from perdure.serde.annotations import (
     Field,
     annotated,
     fields_of,
@@ -38,9 +38,9 @@ from perdure.annotations import (
     unwrap,
 )
 from perdure.errors import InvalidKey
-from perdure.fits import Misfit, findings, json_name, names_kind
+from perdure.serde.fits import Misfit, findings, json_name, names_kind
 from perdure.ref import Ref, parse_address
-from perdure.writers import to_json
+from perdure.serde.writers import to_json
 
 
 class Reading:

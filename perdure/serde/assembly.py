@@ -15,8 +15,8 @@ from typing import Any
 import msgspec
 
 from perdure.errors import BadArguments, BadJson
-from perdure.fits import Finding, findings
-from perdure.parameters import Parameter
+from perdure.serde.fits import Finding, findings
+from perdure.serde.parameters import Parameter
 
 _RAW_OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _RAW_ARRAY = msgspec.json.Decoder(list[msgspec.Raw])

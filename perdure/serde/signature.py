@@ -18,13 +18,13 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
-from perdure.annotations import function_scope, resolve, substitute, type_variables
-from perdure.assembly import TOO_DEEP, Assembly, Layout, has_duplicates, taken_apart
+from perdure.serde.annotations import function_scope, resolve, substitute, type_variables
+from perdure.serde.assembly import TOO_DEEP, Assembly, Layout, has_duplicates, taken_apart
 from perdure.errors import BadArguments, BadJson, InvalidClass, NotSerializable, ResultTypeError
-from perdure.fits import Check, Finding, Misfit, Never, check_for, exact_class
-from perdure.parameters import Parameter
-from perdure.readers import decoder_for, json_type
-from perdure.writers import encode, to_json
+from perdure.serde.fits import Check, Finding, Misfit, Never, check_for, exact_class
+from perdure.serde.parameters import Parameter
+from perdure.serde.readers import decoder_for, json_type
+from perdure.serde.writers import encode, to_json
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 """Positional and keyword arguments."""

@@ -1,0 +1,199 @@
+"""What a turn may ask for: the face that author code meets inside an object (perdure.inside).
+
+Each of these puts a command on the turn's list and, where there is something to wait for, gives a
+future that an event of a later turn resolves. Nothing happens here and now.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from perdure.errors import ReadOnlyError
+from perdure.host.chance import Chance
+from perdure.host.loop import ObjectLoop, TimerHandle
+from perdure.host.records import Asked, Waited
+from perdure.host.task import Future
+from perdure.inside import Current
+from perdure.journal.entry import PICKLE, Call, Command, Ended, Sent, StepAsked, StepDropped
+from perdure.journal.identity import call_id, oid_of
+from perdure.object import Kind
+from perdure.ref import Ref, format_address, parse_address
+from perdure.suspend import heap
+
+
+class Surroundings:
+    """What all machines of a host have in common."""
+
+    __slots__ = ("outer", "secret")
+
+    def __init__(self, secret: bytes, outer: asyncio.AbstractEventLoop | None) -> None:
+        self.secret = secret
+        """The store's secret, from which chance is derived."""
+        self.outer = outer
+        """The event loop that runs when no turn does. Known, since asking for it at each turn
+        costs a system call on CPython 3.11."""
+
+
+class Asking(ObjectLoop):
+    """An object's loop, and what code that runs on it may ask of the outside."""
+
+    __slots__ = (
+        "_chance",
+        "asked",
+        "commands",
+        "key",
+        "kind",
+        "oid",
+        "read_only",
+        "seq",
+        "steps",
+        "surroundings",
+    )
+
+    is_object_loop: ClassVar[bool] = True
+
+    def __init__(self, kind: Kind, key: str, oid: int, surroundings: Surroundings) -> None:
+        super().__init__()
+        self.kind = kind
+        self.key = key
+        self.oid = oid
+        self.surroundings = surroundings
+        self.seq = 0
+        self.asked: dict[int, Asked] | None = None
+        self.steps: dict[int, Waited] | None = None
+        self.commands: list[Command] = []
+        """What the running turn has asked for, in order."""
+        self.read_only = False
+        """A query runs: whoever asks for something is refused."""
+        self._chance: Chance | None = None
+
+    @property
+    def address(self) -> str:
+        return format_address(self.kind.name, self.key)
+
+    def ask(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Future:
+        """Call another object."""
+        self._changes(f"call {kind}.{handler}")
+        future = Future(loop=self)
+        call = Call(
+            self._call_id(kind, key),
+            handler,
+            PICKLE,
+            _arguments(args, kwargs),
+            self.address,
+            answer_to=future.number,
+        )
+        self._ask(kind, key, call, handler, future)
+        return future
+
+    def end(self, kind: str, key: str) -> Future:
+        """Delete an object."""
+        self._changes("delete an object")
+        future = Future(loop=self)
+        self._ask(kind, key, Ended(future.number, self.address), "delete", future)
+        return future
+
+    def _ask(self, kind: str, key: str, event: Call | Ended, handler: str, future: Future) -> None:
+        to = format_address(kind, key)
+        self.commands.append(Sent(to, event))
+        if self.asked is None:
+            self.asked = {}
+        there = event.id if type(event) is Call else ""
+        here = self.call.id if self.call is not None else ""
+        self.asked[future.number] = Asked(future, to, handler, self.now_ns, there, here)
+
+    def tell(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> str:
+        """Send to another object."""
+        self._changes(f"send to {kind}.{handler}")
+        call_id = self._call_id(kind, key)
+        call = Call(call_id, handler, PICKLE, _arguments(args, kwargs), self.address)
+        self.commands.append(Sent(format_address(kind, key), call))
+        return call_id
+
+    def request_step(
+        self,
+        name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        step_id: str,
+        attempt: int,
+        timeout: float | None,
+    ) -> Future:
+        """Ask for one attempt of a step."""
+        self._changes(f"run the step {name}")
+        future = Future(loop=self)
+        asked = StepAsked(
+            future.number, name, _arguments(args, kwargs), step_id, attempt, timeout or 0.0
+        )
+        self.commands.append(asked)
+        if self.steps is None:
+            self.steps = {}
+        self.steps[future.number] = Waited(future, asked, self.now_ns)
+        future.add_done_callback(self._step_left)
+        return future
+
+    def _step_left(self, future: asyncio.Future[Any]) -> None:
+        """Its future is done: by the step itself, or because nobody waits any more."""
+        assert isinstance(future, Future)
+        if self.steps and future.number in self.steps and future.cancelled():
+            del self.steps[future.number]
+            self.steps = self.steps or None
+            self.commands.append(StepDropped(future.number))
+
+    def next_step_id(self) -> str:
+        self.number += 1
+        return f"{self.oid:016x}-{self.number}"
+
+    def draw(self) -> float:
+        return self.chance.random.random()
+
+    def current(self) -> Current:
+        event: Call | None = self.call
+        ref = Ref(self.kind.name, self.key)
+        if event is None:
+            return Current(ref, None, None, None)
+        caller = Ref(*parse_address(event.caller)) if event.caller else None
+        principal = heap.loads(event.principal) if event.principal else None
+        return Current(ref, caller, principal, event.id)
+
+    @property
+    def chance(self) -> Chance:
+        """This turn's chance, made at its first use."""
+        chance = self._chance
+        if chance is None:
+            chance = self._chance = Chance(
+                self.surroundings.secret, self.oid, self.seq, fresh=self.read_only
+            )
+        return chance
+
+    def _set_timer(
+        self,
+        when_ns: int,
+        callback: Callable[..., object],
+        args: tuple[Any, ...],
+        context: contextvars.Context | None,
+    ) -> TimerHandle:
+        if self.read_only:
+            self._changes("set a timer")
+        return super()._set_timer(when_ns, callback, args, context)
+
+    def _changes(self, what: str) -> None:
+        if self.read_only:
+            raise ReadOnlyError(
+                f"{self.address}: a query tried to {what}", hint="Remove @query from the handler."
+            )
+
+    def _call_id(self, kind: str, key: str) -> str:
+        return call_id(oid_of(kind, key), f"{self.oid:x}.{self.seq}.{len(self.commands)}")
+
+
+def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    # Pickled at the moment of the call: what the caller changes afterwards is its own.
+    return heap.dumps((args, kwargs))

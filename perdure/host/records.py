@@ -1,0 +1,58 @@
+"""What a machine remembers of the calls and steps it has to do with."""
+
+from __future__ import annotations
+
+from perdure.host.task import Future, Task
+from perdure.journal.entry import Answered, Call, StepAsked
+
+
+class Running:
+    """A call whose handler has begun, and waits for something."""
+
+    __slots__ = ("event", "since", "task")
+
+    def __init__(self, event: Call, since: int, task: Task) -> None:
+        self.event = event
+        self.since = since
+        self.task = task
+
+
+class Asked:
+    """A call this object made, whose answer has not come."""
+
+    __slots__ = ("by", "call_id", "future", "handler", "since", "to")
+
+    def __init__(
+        self, future: Future, to: str, handler: str, since: int, call_id: str, by: str
+    ) -> None:
+        self.future = future
+        self.to = to
+        self.handler = handler
+        self.since = since
+        self.call_id = call_id
+        """The id it has there."""
+        self.by = by
+        """The id of the call here that made it; empty for a task that outlived its call."""
+
+
+class Waited:
+    """A step that was asked for and has not ended."""
+
+    __slots__ = ("asked", "future", "since")
+
+    def __init__(self, future: Future, asked: StepAsked, since: int) -> None:
+        self.future = future
+        self.asked = asked
+        self.since = since
+
+
+class Kept:
+    """What is remembered of a call so that its id can be asked for, or come a second time."""
+
+    __slots__ = ("answer", "digest", "expires")
+
+    def __init__(self, digest: int, expires: int, answer: Answered | None) -> None:
+        self.digest = digest
+        self.expires = expires
+        self.answer = answer
+        """None while it runs."""
