@@ -4,8 +4,9 @@ It serves what `perdure serve` serves, at a fifth of the cost of the ASGI face. 
 all connections: each second it renews the Date, and every few seconds it sweeps over them for
 clients that take too long, so that no request pays for a timer of its own.
 
-A drain stops accepting, closes what is idle, lets what has begun be answered (each answer says
-`Connection: close`), and cuts the rest off at its end.
+A drain stops accepting, closes what is idle, and lets what has begun be answered (the last answer
+of a connection says `Connection: close`). What still waits for its call at the end of the drain is
+answered 504: the call itself goes on after the restart.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from perdure.gateway.wire import date_line, result_head
 _SMALL = 16 * 1024
 _SWEEP_EVERY = 5
 _ACCEPT_BACKLOG = 2048
+# For the last answers of a drain to reach their sockets.
+_LAST_WORDS_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,10 @@ class Front:
             self._empty = self.loop.create_future()
             await asyncio.wait([self._empty], timeout=timeout_s)
         whole = not self.connections
+        for connection in list(self.connections):
+            connection.give_up()
+        if self._empty is not None:
+            await asyncio.wait([self._empty], timeout=_LAST_WORDS_S)
         self.close()
         return whole
 

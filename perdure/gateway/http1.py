@@ -187,7 +187,7 @@ class Connection(asyncio.Protocol):
             self.careful = False
 
     def eof_received(self) -> bool:
-        if not self.pending:
+        if not self.pending or self.front.draining:
             return False
         # It may have closed its half alone, and still read.
         self.end()
@@ -489,7 +489,19 @@ class Connection(asyncio.Protocol):
     def drain(self) -> None:
         """End as soon as what has begun is answered."""
         self.attend = True
-        if not self.pending and not self.target:
+        if self.deaf_since:
+            self.transport.abort()
+        elif not self.pending and not self.target:
+            self.close()
+
+    def give_up(self) -> None:
+        """Answer what waits for its call: the node cannot wait any longer."""
+        self.end()
+        self.backlog.clear()
+        refusal = Refusal("timeout", "the node is stopping; a call that was begun goes on later")
+        for exchange in [one for one in self.pending if one.conn is not None]:
+            self.front.gateway.refuse(exchange.respond, refusal)
+        if not self.pending:
             self.close()
 
     def sweep(self) -> None:

@@ -183,5 +183,25 @@ async def test_a_drain_ends_in_time() -> None:
         client = await w.open()
         client.send(INCREMENT)
         await w.host.wait_for(1)
+        client.send(INCREMENT[:-3])
         assert not await w.front.drain(0.01)
+        reply = await client.reply()
+        assert (reply.status, reply.json()["code"]) == (504, "timeout")
+        assert reply.headers["connection"] == "close"
         assert await client.ended()
+        w.host.answer(w.host.calls[0])
+
+
+async def test_a_drain_does_not_wait_for_clients_that_have_gone() -> None:
+    async with wire() as w:
+        w.host.holding = True
+        before, during = await w.open(), await w.open()
+        before.send(INCREMENT)
+        during.send(INCREMENT)
+        await w.host.wait_for(2)
+        before.close()
+        await until(lambda: any(c.deaf_since for c in w.front.connections))
+        drain = asyncio.ensure_future(w.front.drain(30))
+        await until(lambda: len(w.front.connections) == 1)
+        during.close()
+        assert await drain
