@@ -104,12 +104,24 @@ class Segment(NamedTuple):
     body: bytes
 
 
+class Suspended(NamedTuple):
+    """A snapshot that holds suspended code: a cache that shortens replay, beside the row's own.
+
+    There is at most one for an object, of a later turn than the row's snapshot.
+    """
+
+    oid: int
+    seq: int
+    body: bytes
+
+
 class Stored(NamedTuple):
-    """A cold object: its row, and the history behind its snapshot."""
+    """A cold object: its row, and the history behind its newest snapshot."""
 
     row: ObjectRow
     segments: list[Segment]
-    """Those with `last > row.seq`, ascending."""
+    """Those with `last` behind `row.seq` and behind `suspended.seq`, ascending."""
+    suspended: Suspended | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +146,11 @@ class Checkpoint:
     """At least the last checkpoint, and at most the tail."""
     outbox: Sequence[bytes] = ()
     """With `upto`: what was sent up to it and not delivered up to it, in order."""
+    suspended: Sequence[Suspended] = ()
+    """Each takes the place of the one before it. A row that does not keep its stored snapshot
+    drops the one of its object, unless the slice brings another."""
+    forget: Sequence[tuple[int, int]] = ()
+    """(oid, seq): the object's segments that end at or before that turn are removed."""
 
 
 class StoreStats(NamedTuple):

@@ -21,6 +21,7 @@ from perdure.store.base import (
     Segment,
     Stored,
     StoreStats,
+    Suspended,
     new_layout,
 )
 
@@ -46,6 +47,7 @@ class MemoryStore:
         self.partitions = {part: Partition() for part in range(self.layout.partitions)}
         self._rows: dict[int, tuple[int, ObjectRow]] = {}
         self._segments: dict[int, dict[int, Segment]] = {}
+        self._suspended: dict[int, Suspended] = {}
         self._versions: dict[str, bytes] = {}
         self._commits = 0
         self._committed_bytes = 0
@@ -98,16 +100,25 @@ class MemoryStore:
         home, row = self._rows.get(oid, (None, None))
         if row is None or home != part:
             return _done(None)
-        return _done(Stored(row, self._segments_behind(oid, row.seq)))
+        suspended = self._suspended.get(oid)
+        newest = suspended.seq if suspended is not None else row.seq
+        return _done(Stored(row, self._segments_behind(oid, newest), suspended))
 
     def checkpoint(self, slice_: Checkpoint) -> asyncio.Future[bool]:
         """Write a slice at once."""
         if not self._owns(slice_.part, slice_.epoch):
             return _done(False)
         for row in slice_.rows:
+            if row.snapshot is not None or row.seq == 0 or row.status == "deleted":
+                self._suspended.pop(row.oid, None)
             self._rows[row.oid] = (slice_.part, self._merged(row))
+        for suspended in slice_.suspended:
+            self._suspended[suspended.oid] = suspended
         for segment in slice_.segments:
             self._segments.setdefault(segment.oid, {})[segment.first] = segment
+        for oid, upto in slice_.forget:
+            kept = self._segments.get(oid, {})
+            self._segments[oid] = {n: one for n, one in kept.items() if one.last > upto}
         if slice_.upto is not None:
             partition = self.partitions[slice_.part]
             assert partition.checkpoint <= slice_.upto <= partition.tail, slice_

@@ -32,6 +32,7 @@ from perdure.store.base import (
     Segment,
     Stored,
     StoreStats,
+    Suspended,
 )
 from perdure.store.lane import Lane, Pace
 from perdure.store.place import Place
@@ -220,12 +221,12 @@ class SqliteStore:
         found = self._read(sql.LOAD, (oid, part))
         if not found:
             return None
-        row = ObjectRow(*found[0])
-        if row.last <= row.seq:
-            return Stored(row, [])
+        stored = _stored(found[0])
+        if stored.row.last <= _newest(stored):
+            return stored
         with self._one_moment():
-            row = ObjectRow(*self._read(sql.LOAD, (oid, part))[0])
-            return Stored(row, self._segments(oid, row.seq, -1))
+            stored = _stored(self._read(sql.LOAD, (oid, part))[0])
+            return stored._replace(segments=self._segments(oid, _newest(stored), -1))
 
     # -- ownership and checkpoints
 
@@ -255,7 +256,9 @@ class SqliteStore:
         size = sum(len(row.snapshot or b"") for row in slice_.rows)
         size += sum(len(segment.body) for segment in slice_.segments)
         size += sum(len(body) for body in slice_.outbox)
+        size += sum(len(suspended.body) for suspended in slice_.suspended)
         count = len(slice_.rows) + len(slice_.segments) + len(slice_.outbox)
+        count += len(slice_.suspended) + len(slice_.forget)
         self._wal_pages += 2 * count + size // _PAGE
         small = count <= _SMALL_SLICE_COUNT and size <= _SMALL_SLICE_BYTES
         return self._write(self._checkpoint, slice_, small=small)
@@ -301,7 +304,12 @@ class SqliteStore:
         self._put(sql.PUT_ROW_ALONE, rows_alone)
         self._put(sql.PUT_SNAPSHOT, snapshots)
         self._writer.executemany(sql.DROP_SNAPSHOT, dropped)
+        fresh = {suspended.oid for suspended in slice_.suspended}
+        stale = [(row[0],) for row in rows if row[0] not in fresh]
+        self._writer.executemany(sql.DROP_SUSPENDED, stale)
+        self._put(sql.PUT_SUSPENDED, slice_.suspended)
         self._put(sql.PUT_SEGMENT, slice_.segments)
+        self._writer.executemany(sql.FORGET, slice_.forget)
 
     def _put(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Insert rows, in few statements, of few lengths so that each is prepared once."""
@@ -469,3 +477,15 @@ def _move_wal(connection: sqlite3.Connection) -> int:
     """Move what can be moved without waiting for anybody; how many pages are left."""
     _, pages, moved = connection.execute(sql.MOVE_WAL).fetchone()
     return int(pages - moved)
+
+
+def _stored(found: tuple[Any, ...]) -> Stored:
+    """A row of LOAD."""
+    *columns, seq, body = found
+    row = ObjectRow(*columns)
+    return Stored(row, [], Suspended(row.oid, seq, body) if body is not None else None)
+
+
+def _newest(stored: Stored) -> int:
+    """The turn of the newest snapshot."""
+    return stored.suspended.seq if stored.suspended is not None else stored.row.seq

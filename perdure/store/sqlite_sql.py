@@ -20,10 +20,14 @@ CLAIM = "UPDATE part SET epoch = epoch + 1, node = ? WHERE part = ?"
 OUTBOX = "SELECT body FROM outbox WHERE part = ? ORDER BY n"
 CHUNKS = "SELECT id, body FROM chunk WHERE id > ? AND id <= ? ORDER BY id"
 
-_COLUMNS = "oid, kind, key, seq, last, wake_at, status, detail, created, updated, version"
+_COLUMNS = (
+    "oid, kind, key, object.seq, last, wake_at, status, detail, created, updated, version"
+)
 
 LOAD = f"""
-SELECT {_COLUMNS}, body FROM object LEFT JOIN snapshot USING (oid) WHERE oid = ? AND part = ?"""
+SELECT {_COLUMNS}, snapshot.body, suspended.seq, suspended.body
+  FROM object LEFT JOIN snapshot USING (oid) LEFT JOIN suspended USING (oid)
+ WHERE oid = ? AND part = ?"""
 # Segments do not overlap, so the one that holds turn `after` is the last that begins at or before.
 SEGMENTS = """
 SELECT oid, first, last, body FROM segment
@@ -44,9 +48,12 @@ PUT_ROW = _PUT + ", seq = excluded.seq"
 PUT_ROW_ALONE = _PUT
 PUT_SNAPSHOT = "INSERT OR REPLACE INTO snapshot (oid, body) VALUES (?, ?)"
 DROP_SNAPSHOT = "DELETE FROM snapshot WHERE oid = ?"
+PUT_SUSPENDED = "INSERT OR REPLACE INTO suspended (oid, seq, body) VALUES (?, ?, ?)"
+DROP_SUSPENDED = "DELETE FROM suspended WHERE oid = ?"
 PUT_SEGMENT = """
 INSERT INTO segment (oid, first, last, body) VALUES (?, ?, ?, ?)
 ON CONFLICT (oid, first) DO UPDATE SET last = excluded.last, body = excluded.body"""
+FORGET = "DELETE FROM segment WHERE oid = ? AND last <= ?"
 MOVE_CHECKPOINT = "UPDATE part SET checkpoint = ? WHERE part = ?"
 DROP_OUTBOX = "DELETE FROM outbox WHERE part = ?"
 PUT_OUTBOX = "INSERT INTO outbox (part, n, body) VALUES (?, ?, ?)"

@@ -6,11 +6,21 @@ import sqlite3
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from perdure.errors import JournalCorrupt
-from perdure.store.base import Batch, Checkpoint, Claim, ObjectRow, Segment, Store
+from perdure.store.base import (
+    Batch,
+    Checkpoint,
+    Claim,
+    ObjectRow,
+    Segment,
+    Store,
+    Stored,
+    Suspended,
+)
 from perdure.store.memory import MemoryStore
 from tests.contract.fence import FENCE_CHECKS, row
 from tests.contract.homes import PARTITIONS, Home, MemoryHome, SqliteHome, opened
@@ -320,6 +330,34 @@ async def test_a_deleted_object_leaves_no_snapshot(home: Home) -> None:
         found = await store.load(0, 1)
         assert found is not None
         assert found.row == row(1, seq=9, last=12)
+
+
+async def test_suspended_code_stands_beside_the_snapshot(home: Home) -> None:
+    segments = (Segment(1, 1, 4, b"1-4"), Segment(1, 5, 9, b"5-9"), Segment(1, 10, 12, b"10-12"))
+    async with opened(home) as (store,):
+        (claim,) = await store.claim([0])
+        base = row(1, seq=4, last=12, snapshot=b"four")
+
+        async def write(**what: Any) -> Stored:
+            assert await store.checkpoint(Checkpoint(0, claim.epoch, **what))
+            found = await store.load(0, 1)
+            assert found is not None
+            return found
+
+        found = await write(rows=[base], segments=segments, suspended=[Suspended(1, 9, b"nine")])
+        assert found == Stored(base, [segments[2]], Suspended(1, 9, b"nine"))
+        # A row that keeps its snapshot keeps the cache too, which is replaced by a newer one.
+        kept = row(1, seq=4, last=12, wake_at=5)
+        found = await write(rows=[kept])
+        assert found.suspended == Suspended(1, 9, b"nine")
+        found = await write(rows=[kept], suspended=[Suspended(1, 12, b"twelve")])
+        assert (found.segments, found.suspended) == ([], Suspended(1, 12, b"twelve"))
+        # A new snapshot needs no cache.
+        found = await write(rows=[row(1, seq=9, last=12, snapshot=b"quiescent")])
+        assert (found.segments, found.suspended) == ([segments[2]], None)
+        assert await store.history(0, 1, 0, 10) == list(segments)
+        await write(forget=[(1, 9)])
+        assert await store.history(0, 1, 0, 10) == [segments[2]]
 
 
 async def test_a_load_brings_the_history_behind_the_snapshot(home: Home) -> None:

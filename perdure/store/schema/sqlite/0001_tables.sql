@@ -82,6 +82,14 @@ CREATE TABLE snapshot (
     body BLOB NOT NULL
 );
 
+-- Snapshots with suspended code in them, of a later turn than the one above: caches, which may be
+-- thrown away at any time.
+CREATE TABLE suspended (
+    oid  INTEGER PRIMARY KEY,
+    seq  INTEGER NOT NULL,
+    body BLOB NOT NULL
+);
+
 -- History. In the order of writing with an index beside it: a table ordered by object would dirty
 -- a page for each segment of a checkpoint.
 CREATE TABLE segment (
