@@ -59,7 +59,7 @@ test-quick: $(STAMP) ## the tests without the slow ones and those that kill proc
 
 # A reduced selection: what differs between versions is the interpreter, not the disk.
 test-others:
-	@for version in $(OTHERS); do \
+	@failed=; for version in $(OTHERS); do \
 	    python=$$(tools/find-python $$version) || { echo "no Python $$version here: left out"; continue; }; \
 	    venv=$(VENV)-$$version; \
 	    if ! [ $$venv/.installed -nt pyproject.toml ] || ! $$venv/bin/python -c '' 2>/dev/null; then \
@@ -69,8 +69,9 @@ test-others:
 	        touch $$venv/.installed; \
 	    fi; \
 	    echo "tests on Python $$version"; \
-	    $$venv/bin/python -m pytest -q -m 'not slow and not crash and not soak'; \
-	done
+	    $$venv/bin/python -m pytest -q -m 'not slow and not crash and not soak' || failed="$$failed $$version"; \
+	done; \
+	[ -z "$$failed" ] || { echo "failed on Python$$failed" >&2; exit 1; }
 
 crash: $(STAMP) ## the tests that kill real processes
 	@$(PYTHON) -m pytest -m crash
