@@ -206,7 +206,6 @@ def main() -> None:
     options.add_argument("--connections", type=int, default=64)
     options.add_argument("--serve", help=argparse.SUPPRESS)
     options.add_argument("--port", type=int, help=argparse.SUPPRESS)
-    options.add_argument("--profile", action="store_true", help=argparse.SUPPRESS)
     given = options.parse_args()
     if given.serve:
         import uvloop

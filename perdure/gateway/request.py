@@ -214,7 +214,7 @@ def is_loopback(client: str | None) -> bool:
 
 
 # A proxy that adds none of them cannot be told from a program here; it must not forward
-# `/_perdure/` (docs/guide.md).
+# `/_perdure/`.
 _PROXY_FIELDS = (b"forwarded", b"x-forwarded-for", b"x-real-ip", b"via")
 
 
