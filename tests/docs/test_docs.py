@@ -12,13 +12,14 @@ import asyncio
 import importlib.util
 import inspect
 import re
+import sqlite3
 import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import click
 import pytest
@@ -29,6 +30,7 @@ from perdure.gateway.http import GatewayStats
 from perdure.gateway.metrics import expose
 from perdure.gateway.problem import CODES
 from perdure.host.host import HostStats
+from perdure.journal import entry
 from perdure.settings import Settings
 
 ROOT = Path(__file__).parent.parent.parent
@@ -107,6 +109,30 @@ def test_each_setting_is_in_the_reference() -> None:
     assert named_in("Settings") >= {field.name for field in fields(Settings)}
     documented = {cells[0].strip("`") for cells in rows("Settings")}
     assert documented == {field.name for field in fields(Settings)}
+
+
+def test_each_table_and_column_is_in_the_page_about_data() -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    lines = {row.split("`")[1]: row for row in page.splitlines() if row.startswith("| `")}
+    schema = sqlite3.connect(":memory:")
+    for path in sorted((ROOT / "perdure" / "store" / "schema" / "sqlite").glob("*.sql")):
+        schema.executescript(path.read_text(encoding="utf-8"))
+    listed = schema.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")
+    tables = [name for (name,) in listed.fetchall()]
+    missing = [
+        f"{table}.{column}"
+        for table in tables
+        for _, column, *_ in schema.execute(f"PRAGMA table_info({table})")
+        if f"`{column}`" not in lines.get(table, "")
+    ]
+    assert tables
+    assert missing == []
+
+
+def test_each_event_and_command_is_in_the_page_about_data() -> None:
+    page = (ROOT / "docs" / "data.md").read_text(encoding="utf-8")
+    kinds = [*get_args(entry.Event), *get_args(entry.Command)]
+    assert [kind for kind in kinds if f"| `{kind.__struct_config__.tag}` |" not in page] == []
 
 
 def test_each_metric_is_in_the_reference() -> None:
