@@ -27,7 +27,7 @@ from perdure.ref import check_key, format_address
 from perdure.settings import Settings
 from perdure.store import open_store
 from perdure.store.base import Layout, Store
-from perdure.suspend import heap
+from perdure.suspend import heap, probe
 
 
 class Node:
@@ -52,6 +52,8 @@ class Node:
         self.layout: Layout
         self.host: Host
         self.ready = False
+        self.unfit = ""
+        """Why suspended code cannot be kept in snapshots here; empty if it can."""
         self._slot = slot
         self._deaths = deaths
         self._on_lost = on_lost
@@ -59,6 +61,9 @@ class Node:
     async def start(self) -> None:
         """Open the store, become its owner, and take up what was left. Raises OperatorError."""
         guard.install()
+        # Whether suspended code can be kept here is tried once for each build of the interpreter,
+        # in a process of its own: at a start, and not in the middle of a turn.
+        self.unfit = probe.unfit()
         heap.resolve_kind = self._class_of
         self.layout = await self.store.open(f"node-{self.clock.random_bytes(4).hex()}")
         version, bundle = bundle_of(kind.cls for kind in self.kinds.values())

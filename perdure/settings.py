@@ -50,7 +50,7 @@ class Settings:
     drain_timeout: float = 30.0
     """Seconds SIGTERM waits for turns and requests in flight."""
     history: str = "all"
-    """How long the past is kept: `all`."""
+    """How much of the past is kept: `all`, or `none` beyond what a rebuild needs."""
     debug: bool = False
     """Tracebacks in problems, and queries checked for deep changes (`perdure dev`)."""
     admin_token: str = ""
@@ -74,8 +74,8 @@ class Settings:
                 raise BadSettings(
                     f"{name} must be more than 0 seconds, not {getattr(self, name)!r}"
                 )
-        if self.history != "all":
-            raise BadSettings(f"history must be 'all', not {self.history!r}")
+        if self.history not in ("all", "none"):
+            raise BadSettings(f"history must be 'all' or 'none', not {self.history!r}")
 
 
 _TYPES: dict[str, Any] = {

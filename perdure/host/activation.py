@@ -30,8 +30,8 @@ from perdure.failure import failure_of
 from perdure.host.deadlock import find_circle
 from perdure.host.incoming import Acceptance, IncomingCall
 from perdure.host.intake import admit, answer_of, overloaded
+from perdure.host.load import load
 from perdure.host.machine import Machine, encode_failure
-from perdure.host.replay import rebuild
 from perdure.journal.codec import Message, encode_entry
 from perdure.journal.entry import (
     BODY_KEPT_MAX,
@@ -50,7 +50,6 @@ from perdure.journal.entry import (
 )
 from perdure.journal.log import Output, source_of
 from perdure.object import Kind
-from perdure.store.base import Stored
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -59,9 +58,6 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("perdure")
 
 NS = 1_000_000_000
-
-REBUILD = b"rebuild"
-"""The load of an object, as an event for the supervisor."""
 
 RELOAD_S = 2.0
 """Until the next try, when the store could not give an object."""
@@ -89,7 +85,9 @@ class Activation:
         "mailbox",
         "refusal",
         "replayed",
+        "snapshot_seq",
         "state",
+        "unkept",
         "used_ns",
         "wake_at",
     )
@@ -103,7 +101,11 @@ class Activation:
         self.last_lsn = 0
         """The chunk its last entry is in; what is seen of it rests on that."""
         self.base_seq = 0
-        """The turn of the newest snapshot outside of memory."""
+        """The turn of the snapshot that the journal is replayed from."""
+        self.snapshot_seq = 0
+        """The turn of the newest snapshot outside of memory, which may hold suspended code."""
+        self.unkept = ""
+        """Why its suspended code cannot be kept in a snapshot, where it was tried."""
         self.replayed = 0
         self.used_ns = host.clock.now_ns()
         self.wake_at = 0
@@ -123,54 +125,16 @@ class Activation:
 
     def load(self) -> None:
         """Bring it from the store; what arrives meanwhile waits in the mailbox."""
-        stash = self.host.stash.get(self.machine.oid)
-        if stash is not None:
-            self._loaded(stash)
-            return
-        future = self.host.store.load(self.host.log.part, self.machine.oid)
-        if future.done():
-            self._load_done(future)
-        else:
-            future.add_done_callback(self._load_done)
+        load(self)
 
-    def _load_done(self, future: asyncio.Future[Stored | None]) -> None:
-        if self.state is not State.LOADING:
-            return
-        try:
-            self._loaded(future.result())
-        except Exception as error:
-            self._unusable(error)
-
-    def _loaded(self, stored: Stored | None) -> None:
-        machine = self.machine
-        row = stored.row if stored is not None else None
-        if row is not None and (row.kind, row.key) != (machine.kind.name, machine.key):
-            # Two addresses with one number. It was never seen; it must not pass unseen.
-            self._unusable(
-                CallError(
-                    f"{machine.address} and {row.kind}/{row.key} hash to the same number",
-                    hint="Rename one of them.",
-                )
-            )
-            return
-        host = self.host
-        if host.quarantine.kills(self, REBUILD):
-            return
-        # A replay runs the app's code as a turn does, and can end the process as a turn can.
-        if host.slot is not None:
-            host.slot.begin(machine.address, REBUILD)
-        try:
-            self.replayed = rebuild(machine, stored, host.log.entries_of(machine.oid))
-        except Exception as error:
-            self._unusable(error)
-            return
-        finally:
-            if host.slot is not None:
-                host.slot.end()
-        self.base_seq = row.seq if row is not None else 0
+    def begin(self, replayed: int, base_seq: int, snapshot_seq: int) -> None:
+        """The machine is what the journal says: serve."""
+        self.replayed = replayed
+        self.base_seq = base_seq
+        self.snapshot_seq = snapshot_seq
         self._end_loading(State.ACTIVE)
         self.host.activated(self)
-        self.wake_at = machine.wake_at()
+        self.wake_at = self.machine.wake_at()
         if self.wake_at:
             self._resume()
         self._empty_mailbox()
@@ -184,6 +148,10 @@ class Activation:
         started = machine.next_call()
         if started is not None:
             self.host.delivery.event(machine.oid, started)
+
+    def is_loading(self) -> bool:
+        """Whether nobody has decided yet what becomes of it."""
+        return self.state is State.LOADING
 
     async def settled(self) -> State:
         """Wait until it is no longer loading."""
@@ -217,13 +185,16 @@ class Activation:
         else:
             self.set_alarm()
 
-    def _unusable(self, error: BaseException) -> None:
+    def unusable(self, error: BaseException) -> None:
         """It cannot be rebuilt: nobody is served a guess."""
         host = self.host
         host.remove(self)
         refusal: BaseException = error
+        accepted: list[IncomingCall] = []
         if isinstance(error, StoreUnavailable):
-            # The disk's fault, perhaps of a moment; what it is owed is tried again.
+            # The disk's fault, perhaps of a moment; what it is owed is tried again. Calls that
+            # were accepted go on then, so that their callers still wait.
+            refusal = Unavailable(f"{self.address} cannot be read: {error.message}")
             self._end_loading(State.GONE)
             asyncio.get_running_loop().call_later(RELOAD_S, host.delivery.take_up, self.machine.oid)
         elif isinstance(error, CallError):
@@ -232,9 +203,10 @@ class Activation:
             self._end_loading(State.QUARANTINED)
             host.quarantine.unusable(self, error)
             refusal = host.quarantine.refusal(self.machine.oid) or error
+            accepted = host.take_waiting(self.machine.oid)
         self.refusal = refusal
         waiting, self.mailbox = self.mailbox or (), None
-        for item in (*waiting, *host.take_waiting(self.machine.oid)):
+        for item in (*waiting, *accepted):
             if isinstance(item, IncomingCall):
                 item.refuse(refusal)
 
@@ -295,7 +267,8 @@ class Activation:
             slot.begin(machine.address, told_event(event))
         try:
             if call is None:
-                commands = machine.turn(event, host.now_ns())
+                self.used_ns = host.now_ns()
+                commands = machine.turn(event, self.used_ns)
             else:
                 commands = machine.turn(event, self.used_ns, call.args)
         except BaseException as error:
@@ -417,14 +390,18 @@ class Activation:
 
     def reload(self) -> None:
         """Forget this memory and build it again from snapshot and entries."""
-        machine = self.machine
-        self.machine.discard()
-        self.machine = Machine(machine.kind, machine.key, machine.oid, self.host.surroundings)
+        self.renew_machine()
         self.state = State.LOADING
         self.alarm_ns = 0
         if self.mailbox is None:
             self.mailbox = deque()
         self.load()
+
+    def renew_machine(self) -> None:
+        """A fresh machine in the place of the one that is there."""
+        machine = self.machine
+        machine.discard()
+        self.machine = Machine(machine.kind, machine.key, machine.oid, self.host.surroundings)
 
     def adopt(self, snapshot: bytes) -> None:
         """Go on from the copy that the bytes give, as a later load would."""

@@ -11,6 +11,7 @@ A snapshot may be of a later turn than the line; it is written only when that tu
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -19,10 +20,10 @@ import structlog
 from perdure.clock import NS
 from perdure.errors import OperatorError, StoreUnavailable
 from perdure.host.activation import State
-from perdure.host.snapshots import take_snapshot
+from perdure.host.snapshots import promotable, take_snapshot, worth_it
 from perdure.journal import codec
 from perdure.ref import parse_address
-from perdure.store.base import Checkpoint, ObjectRow, Segment, Stored
+from perdure.store.base import Checkpoint, ObjectRow, Segment, Stored, Suspended
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -90,16 +91,24 @@ class Checkpointer:
         for oids in self._slices():
             rows: list[ObjectRow] = []
             segments: list[Segment] = []
+            suspended: list[Suspended] = []
             lsn = log.tail
             for oid in oids:
                 segments.append(_segment(oid, log.older_entries[oid]))
                 stored, at = self._snapshot(oid)
                 lsn = max(lsn, at)
                 rows.append(await self._row(oid, segments[-1], stored))
+                if stored is not None and stored.suspended is not None:
+                    suspended.append(stored.suspended)
             await log.durable(lsn)
-            await self._store(Checkpoint(log.part, log.epoch, rows, segments))
+            forget = self._forgotten(rows)
+            await self._store(
+                Checkpoint(log.part, log.epoch, rows, segments, suspended=suspended, forget=forget)
+            )
+            caches = {one.oid: one.seq for one in suspended}
             for row in rows:
-                self._written(row)
+                self._written(row, caches.get(row.oid, 0))
+            await self._promote(rows)
             # The others have their turn between two slices.
             await asyncio.sleep(0)
         await self._store(Checkpoint(log.part, log.epoch, upto=upto, outbox=log.outbox_upto(upto)))
@@ -125,8 +134,11 @@ class Checkpointer:
         host = self._host
         activation = host.find(oid)
         if activation is not None and activation.state is State.ACTIVE:
-            stored = take_snapshot(host, activation)
-            return stored, activation.last_lsn if stored is not None else 0
+            if worth_it(activation) or (host.draining and not activation.unkept):
+                stored = take_snapshot(host, activation, stays=True)
+                if stored is not None:
+                    return stored, activation.last_lsn
+        # Of an object that hibernates, or did so since the last checkpoint.
         return host.stash.get(oid), 0
 
     async def _row(self, oid: int, segment: Segment, stored: Stored | None) -> ObjectRow:
@@ -150,7 +162,8 @@ class Checkpointer:
             oid=oid,
             kind=kind,
             key=key,
-            seq=snapshot.seq if snapshot is not None else (known.seq if known is not None else 0),
+            # Any number but 0 keeps the snapshot that is there, where this row brings none.
+            seq=snapshot.seq if snapshot is not None and snapshot.snapshot is not None else 1,
             last=segment.last,
             wake_at=snapshot.wake_at if snapshot is not None else last.wake_at,
             status="quarantined" if quarantined is not None else status,
@@ -161,17 +174,48 @@ class Checkpointer:
             snapshot=snapshot.snapshot if snapshot is not None else None,
         )
 
-    def _written(self, row: ObjectRow) -> None:
+    def _written(self, row: ObjectRow, cache_seq: int) -> None:
         host = self._host
         activation = host.find(row.oid)
-        if row.snapshot is not None:
-            stash = host.stash.get(row.oid)
-            if stash is not None and stash.row.seq <= row.seq:
-                del host.stash[row.oid]
-            if activation is not None:
+        newest = max(cache_seq, row.seq if row.snapshot is not None else 0)
+        stash = host.stash.get(row.oid)
+        if stash is not None and newest_seq(stash) <= newest:
+            del host.stash[row.oid]
+        if activation is not None:
+            if row.snapshot is not None:
                 activation.base_seq = max(activation.base_seq, row.seq)
+            activation.snapshot_seq = max(activation.snapshot_seq, newest)
         if activation is None and row.oid in host.asleep:
             host.sleeps_in_store(row.oid)
+
+    def _forgotten(self, rows: list[ObjectRow]) -> list[tuple[int, int]]:
+        """With no history wanted, what lies at or before the base that a row brings."""
+        if self._host.settings.history != "none":
+            return []
+        return [(row.oid, row.seq) for row in rows if row.snapshot is not None]
+
+    async def _promote(self, rows: list[ObjectRow]) -> None:
+        """Give objects that are never at rest a newer base."""
+        host, log = self._host, self._host.log
+        for row in rows:
+            if row.snapshot is not None or row.kind not in host.kinds:
+                continue
+            stored = await host.store.load(log.part, row.oid)
+            if stored is None or stored.suspended is None or not await promotable(host, stored):
+                continue
+            cache = stored.suspended
+            # What was replayed is on disk, and nothing but a checkpoint writes rows.
+            base = dataclasses.replace(stored.row, seq=cache.seq, snapshot=cache.body)
+            await self._store(
+                Checkpoint(log.part, log.epoch, [base], forget=self._forgotten([base]))
+            )
+            self._written(base, 0)
+
+
+def newest_seq(stored: Stored) -> int:
+    """The turn of the newest snapshot that a stored object has."""
+    cache = stored.suspended
+    return max(stored.row.seq, cache.seq if cache is not None else 0)
 
 
 def _segment(oid: int, entries: list[bytes]) -> Segment:

@@ -132,7 +132,7 @@ class Host:
         self._table: dict[str, dict[str, Activation]] = {name: {} for name in kinds}
         self._by_oid: dict[int, Activation] = {}
         self._scan: asyncio.Task[None] | None = None
-        self._writes: set[asyncio.Task[None]] = set()
+        self._kept: set[asyncio.Task[None]] = set()
 
     # --- start and stop
 
@@ -161,7 +161,7 @@ class Host:
             self._scan.cancel()
         self.residency.close()
         await self.effects.close()
-        await asyncio.gather(*self._writes, return_exceptions=True)
+        await asyncio.gather(*self._kept, return_exceptions=True)
         await self.log.durable(self.log.gathering_lsn - (1 if self.log.idle() else 0))
         await self.checkpointer.close()
 
@@ -223,16 +223,16 @@ class Host:
         if self.asleep[oid] > self.clock.now_ns() + HORIZON_NS:
             del self.asleep[oid]
 
-    def write_later(self, write: Coroutine[None, None, None]) -> None:
-        """Run a write of the store that nobody waits for."""
-        task = asyncio.get_running_loop().create_task(write)
-        self._writes.add(task)
-        task.add_done_callback(self._written)
+    def keep(self, work: Coroutine[None, None, None]) -> None:
+        """Run something with the store that nobody waits for; a drain does."""
+        task = asyncio.get_running_loop().create_task(work)
+        self._kept.add(task)
+        task.add_done_callback(self._done)
 
-    def _written(self, task: asyncio.Task[None]) -> None:
-        self._writes.discard(task)
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._kept.discard(task)
         if not task.cancelled() and task.exception() is not None:
-            logger.error("a write to the store failed", exc_info=task.exception())
+            logger.error("work with the store failed", exc_info=task.exception())
 
     def find(self, oid: int) -> Activation | None:
         """The activation of an object, if it is in memory."""

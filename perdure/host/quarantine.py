@@ -151,7 +151,7 @@ class Quarantine:
     def _set_aside(self, activation: Activation, facts: dict[str, Any]) -> None:
         facts = {"object": activation.address, "since": self._host.clock.now_ns(), **facts}
         self.objects[activation.machine.oid] = json.dumps(facts)
-        self._host.write_later(self._write(activation.machine.oid))
+        self._host.keep(self._write(activation.machine.oid))
 
     async def _write(self, oid: int) -> None:
         """Put the status into the object's row, if it has one; a checkpoint makes it otherwise."""
@@ -180,7 +180,7 @@ class Quarantine:
         self.watched = {mark for mark in self.watched if mark[0] != address}
         if self._deaths is not None:
             self._deaths.forget(address)
-        self._host.write_later(self._write(oid))
+        self._host.keep(self._write(oid))
         return True
 
     def retry(self, kind: str, key: str) -> None:

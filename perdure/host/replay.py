@@ -29,27 +29,26 @@ from perdure.journal.entry import (
     StepAsked,
     shortened,
 )
-from perdure.store.base import Stored
+from perdure.store.base import Segment
 from perdure.suspend import heap
 
 
-def rebuild(machine: Machine, stored: Stored | None, tail: Iterable[bytes]) -> int:
-    """Bring a fresh machine to where the journal ends; gives the number of turns replayed.
-
-    Raises DivergenceError, JournalCorrupt, or what loading a snapshot raises.
-    """
-    segments: list[Entry] = []
-    if stored is not None:
-        if stored.row.snapshot is not None:
-            heap.load_heap(machine, stored.row.snapshot)
-        for segment in stored.segments:
-            place = f"history of {machine.address}, turns {segment.first} to {segment.last}"
-            segments.extend(entry for _, entry in codec.read_entries(segment.body, place))
+def replay_segments(machine: Machine, segments: Iterable[Segment]) -> int:
+    """Run history again; gives the number of turns. Raises DivergenceError or JournalCorrupt."""
     replayed = 0
     with silence():
-        for entry in segments:
-            replayed += _replay(machine, entry)
-        for body in tail:
+        for segment in segments:
+            place = f"history of {machine.address}, turns {segment.first} to {segment.last}"
+            for _, entry in codec.read_entries(segment.body, place):
+                replayed += _replay(machine, entry)
+    return replayed
+
+
+def replay_tail(machine: Machine, entries: Iterable[bytes]) -> int:
+    """Run again what is in no history yet. Raises DivergenceError or JournalCorrupt."""
+    replayed = 0
+    with silence():
+        for body in entries:
             replayed += _replay(machine, codec.decode_entry(body))
     return replayed
 

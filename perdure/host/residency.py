@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from perdure.host.host import Host
 
 _SWEEP_S = 1.0
+
+# An object that cannot be kept as bytes leaves memory only while it is this young: a replay of so
+# many turns takes some milliseconds.
+REPLAY_MAX = 2_000
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -105,14 +109,13 @@ class Residency:
             return False
         host = self._host
         machine = activation.machine
-        if machine.seq > activation.base_seq:
-            stored = take_snapshot(host, activation)
-            if stored is None:
-                # It cannot be kept as bytes, so only a replay could bring it back: it stays.
+        if machine.seq > activation.snapshot_seq:
+            stored = take_snapshot(host, activation, stays=False)
+            if stored is not None:
+                host.stash[machine.oid] = stored
+            elif machine.seq - activation.snapshot_seq > REPLAY_MAX:
+                # It cannot be kept as bytes, and a replay would cost too much at each wake.
                 return False
-            host.stash[machine.oid] = stored
-        elif not machine.quiescent():
-            return False
         host.left(activation)
         activation.retire()
         return True

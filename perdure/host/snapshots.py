@@ -1,4 +1,10 @@
-"""A snapshot of a live object, as a row for the store."""
+"""Snapshots of live objects: when they are worth it, and what becomes of them.
+
+One of an object whose code is all at rest is plain data, and the base that its journal is replayed
+from. One that holds suspended code is a cache beside the base: it shortens the replay, and is
+checked and thrown away on any doubt (load.py). Only for an object that is never at rest it becomes
+the base, by `promotable`.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from perdure.errors import NotSerializable
+from perdure.errors import NotSerializable, PerdureError
 from perdure.host.machine import Machine
-from perdure.store.base import ObjectRow, Stored
+from perdure.host.replay import replay_segments
+from perdure.store.base import ObjectRow, Stored, Suspended
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -17,35 +24,62 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("perdure")
 
+# A snapshot with suspended code costs about as much as replaying this many turns.
+TURNS_WORTH_A_CACHE = 200
 
-def take_snapshot(host: Host, activation: Activation) -> Stored | None:
+# So many turns behind its base, an object that is never at rest gets a newer base.
+TURNS_BEHIND_BASE = 5_000
+
+_PAGE = 16
+
+
+def take_snapshot(host: Host, activation: Activation, *, stays: bool) -> Stored | None:
     """The object as it is after its last turn; None if it cannot be kept as bytes.
 
-    A set is walked in another order after a round trip through bytes than before it, and a later
-    replay would begin from the bytes. So where the state holds sets, the live object goes on from
-    the bytes too.
+    One that stays in memory goes on from the bytes where they hold sets, or suspended code: a set is walked
+    in another order after a round trip than before it, and a later replay begins from the bytes;
+    and that a rebuilt copy goes on as the original would is seen by letting it.
     """
     machine = activation.machine
+    quiescent = machine.quiescent()
     try:
         snapshot = heap.dump_heap(machine)
+        if stays and (heap.has_sets(snapshot) or not quiescent):
+            activation.adopt(snapshot)
     except NotSerializable as error:
-        if machine.quiescent():
-            logger.warning(
-                "an object cannot be snapshotted", object=machine.address, why=str(error)
-            )
+        if quiescent:
+            logger.warning("an object has no snapshot", object=machine.address, why=str(error))
+        activation.unkept = str(error)
         return None
-    if heap.has_sets(snapshot):
-        activation.adopt(snapshot)
-    return Stored(row_of(host, activation.machine, snapshot, activation.wake_at), [])
+    activation.unkept = ""
+    machine = activation.machine
+    if quiescent:
+        return Stored(_row(host, machine, machine.seq, snapshot, activation.wake_at), [])
+    row = _row(host, machine, activation.base_seq, None, activation.wake_at)
+    return Stored(row, [], Suspended(machine.oid, machine.seq, snapshot))
 
 
-def row_of(host: Host, machine: Machine, snapshot: bytes | None, wake_at: int) -> ObjectRow:
-    """The row of an object that is in memory."""
+def worth_it(activation: Activation) -> bool:
+    """Whether a checkpoint should take a snapshot: it costs less than the replay it saves.
+
+    Not where the stored one is about to be tried as a base: a newer one would take its place.
+    """
+    seq = activation.machine.seq
+    behind = seq - activation.snapshot_seq
+    if behind <= 0 or activation.machine.quiescent():
+        return behind > 0
+    cached = activation.snapshot_seq > activation.base_seq
+    if cached and seq - activation.base_seq >= TURNS_BEHIND_BASE:
+        return False
+    return behind >= TURNS_WORTH_A_CACHE
+
+
+def _row(host: Host, machine: Machine, seq: int, snapshot: bytes | None, wake_at: int) -> ObjectRow:
     return ObjectRow(
         oid=machine.oid,
         kind=machine.kind.name,
         key=machine.key,
-        seq=machine.seq if snapshot is not None else 0,
+        seq=seq,
         last=0,
         wake_at=wake_at,
         status="" if machine.instance is not None else "deleted",
@@ -55,3 +89,31 @@ def row_of(host: Host, machine: Machine, snapshot: bytes | None, wake_at: int) -
         version=host.version,
         snapshot=snapshot,
     )
+
+
+async def promotable(host: Host, stored: Stored) -> bool:
+    """Whether the stored cache of an object may become its base.
+
+    The journal is replayed from the base through the turns that the cache was taken at, and on
+    through those that the live object has run since, going on from the copy that the cache's
+    bytes gave. If each of them asks for what the journal says, copy and original are the same as
+    far as anybody can see. It takes pages at a time, so that calls are answered in between.
+    """
+    row, cache = stored.row, stored.suspended
+    if cache is None or row.last <= cache.seq or row.last - row.seq < TURNS_BEHIND_BASE:
+        return False
+    machine = Machine(host.kinds[row.kind], row.key, row.oid, host.surroundings)
+    try:
+        if row.snapshot is not None:
+            heap.load_heap(machine, row.snapshot)
+        while machine.seq < row.last:
+            page = await host.store.history(host.log.part, row.oid, machine.seq, _PAGE)
+            if not page:
+                return False
+            replay_segments(machine, page)
+    except PerdureError as error:
+        logger.warning("a snapshot stays a cache", object=machine.address, why=str(error))
+        return False
+    finally:
+        machine.discard()
+    return True

@@ -56,7 +56,7 @@ class Stage:
                 host._scan,
                 host.checkpointer._task,
                 *host.effects._running.values(),
-                *host._writes,
+                *host._kept,
             )
             if task is not None
         ]

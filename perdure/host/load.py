@@ -1,0 +1,132 @@
+"""Brings an object into memory: the newest snapshot, and the turns behind it run again.
+
+A snapshot that holds suspended code is a cache that shortens the replay. On any doubt about it
+(its code has changed, the interpreter is another, a turn behind it comes out differently) it is
+thrown away, and the object is built from its base: the last snapshot of plain data, or its first
+turn. What the journal says decides, never the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import structlog
+
+from perdure.errors import CallError, DivergenceError
+from perdure.host.replay import replay_segments, replay_tail
+from perdure.store.base import ObjectRow, Stored
+from perdure.suspend import heap
+
+if TYPE_CHECKING:
+    from perdure.host.activation import Activation
+
+logger = structlog.get_logger("perdure")
+
+REBUILD = b"rebuild"
+"""A load as an event for the supervisor: it runs the app's code and can end the process."""
+
+_PAGE = 64
+
+
+def load(activation: Activation) -> None:
+    """Bring the object from the host's stash or from the store."""
+    host = activation.host
+    stash = host.stash.get(activation.machine.oid)
+    if stash is not None:
+        _loaded(activation, stash)
+        return
+    future = host.store.load(host.log.part, activation.machine.oid)
+    if future.done():
+        _load_done(activation, future)
+    else:
+        future.add_done_callback(lambda done: _load_done(activation, done))
+
+
+def _load_done(activation: Activation, future: asyncio.Future[Stored | None]) -> None:
+    if not activation.is_loading():
+        return
+    try:
+        stored = future.result()
+    except Exception as error:
+        activation.unusable(error)
+        return
+    _loaded(activation, stored)
+
+
+def _loaded(activation: Activation, stored: Stored | None) -> None:
+    host, machine = activation.host, activation.machine
+    if stored is not None and (stored.row.kind, stored.row.key) != (machine.kind.name, machine.key):
+        # Two addresses with one number. It was never seen; it must not pass unseen.
+        there = f"{stored.row.kind}/{stored.row.key}"
+        text = f"{machine.address} and {there} hash to the same number"
+        activation.unusable(CallError(text, hint="Rename one of them."))
+        return
+    if host.quarantine.kills(activation, REBUILD):
+        return
+    if host.slot is not None:
+        host.slot.begin(machine.address, REBUILD)
+    try:
+        replayed = _build(activation, stored)
+    except Exception as error:
+        if stored is None or stored.suspended is None:
+            activation.unusable(error)
+            return
+        logger.warning(
+            "a snapshot of suspended code is not used", object=machine.address, why=str(error)
+        )
+        host.keep(_build_from_base(activation))
+        return
+    finally:
+        if host.slot is not None:
+            host.slot.end()
+    base_seq = stored.row.seq if stored is not None else 0
+    suspended = stored.suspended if stored is not None else None
+    activation.begin(replayed, base_seq, suspended.seq if suspended is not None else base_seq)
+
+
+def _build(activation: Activation, stored: Stored | None) -> int:
+    machine = activation.machine
+    replayed = 0
+    if stored is not None:
+        newest = stored.suspended.body if stored.suspended is not None else stored.row.snapshot
+        if newest is not None:
+            heap.load_heap(machine, newest)
+        replayed = replay_segments(machine, stored.segments)
+    return replayed + replay_tail(machine, activation.host.log.entries_of(machine.oid))
+
+
+async def _build_from_base(activation: Activation) -> None:
+    """Without the cache: from the base, or from the first turn if the base cannot be loaded."""
+    host, oid = activation.host, activation.machine.oid
+    try:
+        stored = await host.store.load(host.log.part, oid)
+        row = stored.row if stored is not None else None
+        activation.renew_machine()
+        try:
+            replayed, base_seq = await _replay_from(activation, row)
+        except DivergenceError:
+            raise
+        except Exception:
+            if row is None or row.snapshot is None:
+                raise
+            activation.renew_machine()
+            replayed, base_seq = await _replay_from(activation, None)
+    except Exception as error:
+        if activation.is_loading():
+            activation.unusable(error)
+        return
+    if activation.is_loading():
+        activation.begin(replayed, base_seq, base_seq)
+
+
+async def _replay_from(activation: Activation, row: ObjectRow | None) -> tuple[int, int]:
+    """Run the journal behind a snapshot, page by page; gives how many turns, and from which on."""
+    host, machine = activation.host, activation.machine
+    if row is not None and row.snapshot is not None:
+        heap.load_heap(machine, row.snapshot)
+    base_seq = machine.seq
+    replayed = 0
+    while segments := await host.store.history(host.log.part, machine.oid, machine.seq, _PAGE):
+        replayed += replay_segments(machine, segments)
+    return replayed + replay_tail(machine, host.log.entries_of(machine.oid)), base_seq

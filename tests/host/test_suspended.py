@@ -1,0 +1,178 @@
+"""Objects that sleep in the middle of a wait: they leave memory, and go on where they were."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import perdure
+from perdure import Object, query
+from perdure.host.snapshots import TURNS_BEHIND_BASE
+from perdure.journal.identity import oid_of
+from perdure.store.memory import MemoryStore
+from perdure.suspend import probe
+from tests.host.programs import NAMES, Programs
+from tests.host.stage import Stage
+
+pytestmark = pytest.mark.skipif(
+    bool(probe.unfit()), reason=f"suspended code cannot be kept here: {probe.unfit()}"
+)
+
+
+async def run_through(stage: Stage, name: str, how: str) -> list[Any]:
+    """Run a program; between any two turns the object leaves memory, as `how` says."""
+    await perdure.send(getattr(Programs.at("p"), name))
+    oid = oid_of("Programs", "p")
+    while True:
+        await stage.settle()
+        activation = await stage.host.wake(oid)
+        machine = activation.machine
+        if machine.quiescent() and not machine.timers:
+            return await Programs.at("p").read()
+        if how == "hibernate":
+            await stage.hibernate()
+        elif how == "stop":
+            await stage.node.drain()
+            await stage.start()
+        await asyncio.sleep(0.25)
+
+
+@pytest.mark.parametrize("how", ["hibernate", "stop"])
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_program_that_sleeps_between_its_turns_comes_to_the_same(
+    name: str, how: str
+) -> None:
+    layout = MemoryStore().layout
+    async with Stage(Programs, store=MemoryStore(layout), debug=False) as stage:
+        undisturbed = await run_through(stage, name, "not at all")
+    async with Stage(Programs, store=MemoryStore(layout), debug=False) as stage:
+        disturbed = await run_through(stage, name, how)
+        assert stage.host.stats().replayed == 0
+        assert await stage.host.quarantined() == []
+        # What the journal says is the same as what came of the snapshots.
+        stage.host.stash.clear()
+        await stage.restart()
+        assert await Programs.at("p").read() == disturbed
+    if name == "chances":
+        assert [line[:3] for line in disturbed] == [line[:3] for line in undisturbed]
+    else:
+        assert [line[:-1] for line in disturbed] == [line[:-1] for line in undisturbed]
+
+
+class Ticker(Object):
+    ticks: int = 0
+    latest: list[int] = []
+
+    async def run(self) -> None:
+        while True:
+            await asyncio.sleep(0.05)
+            self.ticks += 1
+            self.latest = [*self.latest[-5:], self.ticks]
+
+    @query
+    async def read(self) -> int:
+        return self.ticks
+
+
+async def test_a_loop_that_never_rests_wakes_from_its_snapshot() -> None:
+    async with Stage(Ticker, checkpoint_seconds=60.0, debug=False) as stage:
+        await perdure.send(Ticker.at("t").run)
+        await asyncio.sleep(300)
+        before = await Ticker.at("t").read()
+        assert before >= 5900
+        await stage.restart()
+        assert await Ticker.at("t").read() >= before
+        assert stage.host.stats().replayed < 2000
+        await asyncio.sleep(1)
+        assert await Ticker.at("t").read() >= before + 19
+
+
+async def test_without_history_what_is_stored_of_a_ticker_stays_flat() -> None:
+    store = MemoryStore()
+    async with Stage(
+        Ticker, store=store, checkpoint_seconds=60.0, history="none", debug=False
+    ) as stage:
+        await perdure.send(Ticker.at("t").run)
+        oid = oid_of("Ticker", "t")
+        await asyncio.sleep(600)
+        assert stage.host.find(oid).base_seq > 0
+        for _ in range(6):
+            await asyncio.sleep(300)
+            kept = await stage.host.history("Ticker/t", 0, 1_000_000)
+            assert len(kept) < TURNS_BEHIND_BASE * 2
+        ticks = await Ticker.at("t").read()
+        assert ticks > 45_000
+        await stage.restart()
+        assert await Ticker.at("t").read() >= ticks
+
+
+class Keeper(Object):
+    log: list[str] = []
+
+    async def with_generator(self) -> None:
+        numbers = (n for n in range(10))
+        next(numbers)
+        self.held = numbers
+        await asyncio.sleep(10)
+        self.log.append(str(list(numbers)))
+
+    async def with_finally(self) -> None:
+        try:
+            await asyncio.sleep(10)
+        finally:
+            self.log.append("finally")
+
+    async def with_lock(self) -> None:
+        import threading
+
+        lock = threading.Lock()
+        await asyncio.sleep(10)
+        self.log.append(str(lock.locked()))
+
+    @query
+    async def read(self) -> list[str]:
+        return self.log
+
+
+async def test_leaving_memory_runs_no_finally() -> None:
+    async with Stage(Keeper) as stage:
+        await perdure.send(Keeper.at("k").with_finally)
+        await stage.hibernate()
+        assert stage.host.stats().live == 0
+        assert await Keeper.at("k").read() == []
+        await asyncio.sleep(11)
+        assert await Keeper.at("k").read() == ["finally"]
+
+
+async def test_identity_is_kept_between_locals_and_attributes() -> None:
+    async with Stage(Keeper) as stage:
+        await perdure.send(Keeper.at("k").with_generator)
+        await stage.hibernate()
+        await asyncio.sleep(11)
+        assert await Keeper.at("k").read() == ["[1, 2, 3, 4, 5, 6, 7, 8, 9]"]
+
+
+async def test_what_cannot_be_kept_is_named_and_the_object_comes_back_by_replay() -> None:
+    async with Stage(Keeper) as stage:
+        await perdure.send(Keeper.at("k").with_lock)
+        await stage.hibernate()
+        shown = await stage.host.show("Keeper/k")
+        assert "replay" in shown["rebuild"]["by"]
+        await asyncio.sleep(11)
+        assert await Keeper.at("k").read() == ["False"]
+
+
+async def test_a_cache_that_does_not_load_is_thrown_away() -> None:
+    store = MemoryStore()
+    async with Stage(Programs, store=store) as stage:
+        await perdure.send(Programs.at("p").sleeping)
+        await asyncio.sleep(2)
+        await stage.node.drain()
+        [(oid, cache)] = store._suspended.items()
+        store._suspended[oid] = cache._replace(body=cache.body[:-3] + b"bad")
+        await stage.start()
+        await asyncio.sleep(10)
+        assert (await Programs.at("p").read())[-1][0] == "done"
+        assert await stage.host.quarantined() == []
