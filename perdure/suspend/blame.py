@@ -6,7 +6,9 @@ fails by itself, and stops where every part alone would do.
 
 from __future__ import annotations
 
+import asyncio
 import collections
+import contextvars
 import copyreg
 import functools
 import io
@@ -17,6 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from perdure.errors import NotSerializable
+from perdure.suspend import layout, probe
 
 _DEPTH_MAX = 100
 
@@ -42,11 +45,25 @@ def find(value: object, path: str, works: Callable[[object], bool]) -> Found:
     return Found(path, value)
 
 
+def roots(address: str, state: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    """Where to begin in the memory of an object: attributes, then tasks, then the rest."""
+    instance = state.get("instance")
+    if instance is not None:
+        yield from attributes(instance, f"{address}: self")
+    for task in (state.get("tasks") or {}).values():
+        yield f"{address}: {_where(task.coroutine)}", task.coroutine
+    for name, part in state.items():
+        yield f"{address}: its {name}", part
+
+
 def parts(value: object, path: str) -> Iterator[tuple[str, object]]:
     """What a value consists of, each part with its path."""
     if path == "arguments" and isinstance(value, tuple) and len(value) == 2:
         yield from ((f"argument[{i}]", part) for i, part in enumerate(value[0]))
         yield from ((f"argument {name}", part) for name, part in value[1].items())
+        return
+    if isinstance(value, layout.TYPES):
+        yield from _parts_of_frame(value, path)
         return
     if isinstance(value, dict):
         yield from ((f"key {_short(key)} of {path}", key) for key in value)
@@ -61,10 +78,77 @@ def parts(value: object, path: str) -> Iterator[tuple[str, object]]:
         yield f"{path}.func", value.func
         yield from ((f"{path}.args[{i}]", part) for i, part in enumerate(value.args))
         yield from ((f"{path}.keywords[{key!r}]", part) for key, part in value.keywords.items())
-    if isinstance(value, BaseException):
+    elif isinstance(value, types.FunctionType):
+        yield from _parts_of_function(value, path)
+    elif isinstance(value, contextvars.Context):
+        yield from ((f"{path}[{var.name!r}]", part) for var, part in value.items())
+    elif isinstance(value, BaseException):
         yield from ((f"{path}.args[{i}]", part) for i, part in enumerate(value.args))
+        yield from ((f"{path}.{name}", getattr(value, name)) for name in _CHAIN)
+    elif isinstance(value, asyncio.Future):
+        yield from _parts_of_future(value, path)
     if not isinstance(value, (type, types.ModuleType, types.FunctionType)):
         yield from attributes(value, path)
+
+
+_CHAIN = ("__cause__", "__context__")
+
+
+def _where(frame: Any) -> str:
+    """`run() line 31`."""
+    name = getattr(frame, "__name__", type(frame).__name__)
+    if not isinstance(frame, layout.TYPES) or probe.unfit() or layout.ended(frame):
+        return f"{name}()"
+    return f"{name}() line {layout.line_of(frame)}"
+
+
+def _parts_of_frame(frame: Any, path: str) -> Iterator[tuple[str, object]]:
+    if probe.unfit() or layout.ended(frame):
+        return
+    address = path.partition(": ")[0]
+    here = f"{address}: {_where(frame)}"
+    code = layout.code_of(frame)
+    names = [*code.co_varnames, *(n for n in code.co_cellvars if n not in code.co_varnames)]
+    names += code.co_freevars
+    state = layout.read(frame)
+    values = iter(state.values)
+    for i in range(len(state.values) + state.nulls.bit_count()):
+        if state.nulls >> i & 1:
+            continue
+        value = next(values)
+        if i == 0:
+            yield f"{here}: the exception it handles", value
+        elif i <= len(names):
+            yield f"{here}: local {names[i - 1]!r}", _contents(value)
+        elif isinstance(value, layout.TYPES):
+            yield f"{address}: {_where(value)}", value
+        else:
+            yield f"{here}: a value it works with", value
+
+
+def _contents(value: object) -> object:
+    if isinstance(value, types.CellType):
+        try:
+            contents: object = value.cell_contents
+        except ValueError:
+            return None
+        return contents
+    return value
+
+
+def _parts_of_function(function: types.FunctionType, path: str) -> Iterator[tuple[str, object]]:
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        yield f"{path}: {name!r} of the function around it", _contents(cell)
+    for i, value in enumerate(function.__defaults__ or ()):
+        yield f"{path}: its default {i}", value
+
+
+def _parts_of_future(future: Any, path: str) -> Iterator[tuple[str, object]]:
+    yield f"{path}: its result", future._result
+    yield f"{path}: its exception", future._exception
+    for callback, context in future._callbacks or ():
+        yield f"{path}: who waits for it", callback
+        yield f"{path}: the context of who waits for it", context
 
 
 def attributes(value: object, path: str) -> Iterator[tuple[str, object]]:

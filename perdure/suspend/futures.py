@@ -15,10 +15,11 @@ from typing import Any
 
 from perdure.suspend import loading
 
-# Attributes that a class without a __dict__ of its own leaves in the one every C future has.
-_attributes = ctypes.pythonapi.PyObject_GenericGetDict
-_attributes.argtypes = [ctypes.py_object, ctypes.c_void_p]
-_attributes.restype = ctypes.py_object
+# Every C future has room for attributes, in a dict that no attribute leads to. Looked for without
+# making one: most futures have none.
+_dict_place = ctypes.pythonapi._PyObject_GetDictPtr
+_dict_place.argtypes = [ctypes.py_object]
+_dict_place.restype = ctypes.POINTER(ctypes.c_void_p)
 
 _Future = Any
 """An asyncio.Future; typeshed does not know the attributes it has beside the public ones."""
@@ -37,8 +38,8 @@ def make_future(cls: Any, number: int | None = None) -> _Future:
 def fill_future(future: _Future, state: dict[str, Any]) -> None:
     for name, value in state.get("slots", {}).items():
         setattr(future, name, value)
-    if "dict" in state:
-        _attributes(future, None).update(state["dict"])
+    for name, value in state.get("attributes", {}).items():
+        setattr(future, name, value)
     if "blocking" in state:
         future._asyncio_future_blocking = True
     if "result" in state:
@@ -63,9 +64,9 @@ def reduce_future(future: _Future) -> Any:
     number = slots.pop("number", None)
     if slots:
         state["slots"] = slots
-    attributes = _attributes(future, None)
-    if attributes:
-        state["dict"] = attributes
+    place = _dict_place(future)
+    if place and place[0]:
+        state["attributes"] = ctypes.cast(place[0], ctypes.py_object).value
     if future._asyncio_future_blocking:
         state["blocking"] = True
     if future._state == _FINISHED:

@@ -4,7 +4,9 @@ What two places of it share, they share after the load. Nothing of it is a promi
 memory: classes are named, and an object's own class by the name it is served under, so that it
 may move to another module.
 
-    magic b"pH" | format u16 | flags u8 | crc32 u32 of what follows | pickle, compressed if flag 1
+    magic b"pH" | format u16 | flags u8 | crc32 u32 of what follows | body
+    body: the bytecode's magic number u32 where flag 4 says that code is suspended, then the pickle;
+    all of it compressed by zlib if flag 1; flag 2 says that sets may be in it
 
 All numbers are little-endian. A checksum that fails raises JournalCorrupt.
 """
@@ -12,9 +14,9 @@ All numbers are little-endian. A checksum that fails raises JournalCorrupt.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import contextvars
 import copyreg
+import importlib.util
 import io
 import pickle
 import struct
@@ -23,22 +25,45 @@ import zlib
 from collections.abc import Callable
 from typing import Any
 
-from perdure.errors import AuthorError, JournalCorrupt, NotSerializable, SchemaTooNew, UnknownKind
-from perdure.suspend import blame, contexts, futures, loading, values
+from perdure.errors import (
+    JournalCorrupt,
+    NotSerializable,
+    PerdureError,
+    SchemaTooNew,
+    UnknownKind,
+)
+from perdure.suspend import (
+    blame,
+    codes,
+    contexts,
+    frames,
+    futures,
+    iterators,
+    landmarks,
+    letting_go,
+    loading,
+    values,
+)
+from perdure.suspend.codes import CodeChanged
+from perdure.suspend.letting_go import drop, drop_all
 from perdure.suspend.same import equal, same
 from perdure.suspend.values import PROTOCOL, TROUBLE, Reducer, Reducers, dumps, loads
 
 __all__ = [
     "CodeChanged",
+    "differs",
     "drop",
+    "drop_all",
     "dump_heap",
     "dumps",
     "equal",
     "has_sets",
+    "is_suspended",
     "load_heap",
     "loads",
     "resolve_kind",
     "same",
+    "same_heap",
 ]
 
 FORMAT = 1
@@ -47,6 +72,7 @@ _HEADER = struct.Struct("<2sHBI")
 _MAGIC = b"pH"
 _COMPRESSED = 1
 _SETS = 2
+_SUSPENDED = 4
 
 _COMPRESS_FROM = 1024
 
@@ -69,12 +95,6 @@ STATE = (
     "tasks",
     "timers",
 )
-
-
-class CodeChanged(AuthorError):
-    """A snapshot needs code or a class that is no longer there, or is another now."""
-
-    code = "code-changed"
 
 
 def _no_kinds(name: str) -> type:
@@ -115,25 +135,62 @@ def reduce_instance(instance: Any) -> Any:
 # --- pickling
 
 
+_TABLE: dict[type, Reducer] = {
+    **frames.REDUCERS,
+    **iterators.REDUCERS,
+    contextvars.Context: contexts.reduce_context,
+    contextvars.ContextVar: contexts.reduce_var,
+    object: landmarks.reduce_mark,
+    types.ModuleType: landmarks.reduce_module,
+    types.TracebackType: lambda value: (type(None), ()),
+}
+
+
 def _reducer_of(cls: type) -> Reducer | None:
+    reducer = _TABLE.get(cls)
+    if reducer is not None:
+        return reducer
     if getattr(cls, "__perdure_object__", False):
         return reduce_instance
     if getattr(cls, "is_object_loop", False):
         return loading.reduce_machine
     if issubclass(cls, asyncio.Future):
         return futures.reduce_future
-    if cls is contextvars.Context:
-        return contexts.reduce_context
-    if cls is contextvars.ContextVar:
-        return contexts.reduce_var
-    if cls is types.CoroutineType:
-        return _refuse_suspended
-    return values.reducer_of(cls)
+    reducer = values.reducer_of(cls)
+    if _pickles_itself(cls):
+        reducer = _reduce_doubtful
+    singles = landmarks.singles(cls)
+    return landmarks.reducer_among(singles, reducer) if singles else reducer
 
 
-def _refuse_suspended(value: object) -> Any:
-    raise pickle.PicklingError("code is suspended")
+def _reduce_doubtful(value: Any) -> Any:
+    loading.session().doubtful = True
+    reducer = values.reducer_of(type(value))
+    return NotImplemented if reducer is None else reducer(value)
 
+
+def _pickles_itself(cls: type) -> bool:
+    """Whether the app has a say in how values of a class become bytes, and so may be wrong."""
+    if codes.is_library(cls.__module__):
+        return False
+    return any(
+        vars(base).get(name) is not None
+        for base in cls.__mro__
+        if not codes.is_library(base.__module__)
+        for name in _PICKLING
+    )
+
+
+_PICKLING = (
+    "__getnewargs__",
+    "__getnewargs_ex__",
+    "__getstate__",
+    "__hash__",
+    "__reduce__",
+    "__reduce_ex__",
+    "__setattr__",
+    "__setstate__",
+)
 
 _reducers = Reducers(_reducer_of)
 
@@ -146,40 +203,114 @@ class HeapPickler(pickle.Pickler):
         return NotImplemented if reducer is None else reducer(value)
 
 
-def dump_heap(machine: Any) -> bytes:
+def _state_of(machine: Any) -> dict[str, Any]:
+    return {name: value for name in STATE if (value := getattr(machine, name))}
+
+
+def dump_heap(machine: Any, *, suspended: bool = False, try_out: bool = True) -> bytes:
     """The whole memory of an object. Nothing of it is changed.
 
-    Raises NotSerializable, naming the path to what cannot be kept.
+    `suspended` allows code in it: what waits, and functions made inside functions. It can be
+    loaded only while that code is as it is, under the same minor version of Python.
+    Where it is not certain to load, it is loaded once to see, unless `try_out` is False. Raises
+    NotSerializable, naming the path to what cannot be kept.
     """
-    state = {name: value for name in STATE if (value := getattr(machine, name))}
-    with loading.of(machine):
-        buffer = io.BytesIO()
+    state = _state_of(machine)
+    buffer = io.BytesIO()
+    with loading.of(machine) as session:
         try:
             HeapPickler(buffer, PROTOCOL).dump(state)
         except TROUBLE as error:
             raise _refusal(machine, state, error) from error
-    return _seal(buffer.getvalue())
+    if session.suspended and not suspended:
+        raise NotSerializable(f"{machine.address}: code is suspended")
+    pickled = buffer.getvalue()
+    if try_out and (session.suspended or session.doubtful):
+        _try_out(machine, pickled)
+    return _seal(pickled, suspended=session.suspended)
+
+
+def _try_out(machine: Any, pickled: bytes) -> None:
+    """A snapshot that cannot be loaded must not be written: classes may pickle and not unpickle."""
+    another = type(machine)(machine.kind, machine.key, machine.oid, machine.surroundings)
+    try:
+        with loading.of(another) as session:
+            try:
+                _unpickle(pickled, session)
+            finally:
+                letting_go.forget(session.frames)
+    except Exception as error:
+        raise NotSerializable(
+            f"{machine.address}: its state becomes bytes, but not a state again: "
+            f"{type(error).__name__}: {error}",
+            hint="Look at __reduce__, __getstate__, __setstate__ and __hash__ of its classes.",
+        ) from error
+
+
+def _unpickle(pickled: bytes | memoryview, session: loading.Session) -> dict[str, Any]:
+    state: dict[str, Any] = pickle.loads(pickled)
+    for finish in session.later:
+        finish()
+    return state
 
 
 def load_heap(machine: Any, data: bytes) -> None:
     """Give a fresh machine the memory that `dump_heap` made bytes of.
 
     Raises JournalCorrupt for damaged bytes, SchemaTooNew for those of a newer release, CodeChanged
-    where a class is gone; then the machine is not to be used.
+    where a class or suspended code is gone or changed; then the machine is not to be used.
     """
     body = _open(machine, data)
-    with loading.of(machine):
+    with loading.of(machine) as session:
         try:
-            state = pickle.loads(body)
-        except (ImportError, AttributeError) as error:
+            state = _unpickle(body, session)
+        except Exception as error:
+            letting_go.forget(session.frames)
+            if isinstance(error, PerdureError):
+                raise
             raise CodeChanged(
-                f"the snapshot of {machine.address} holds a value whose class is gone: {error}",
-                hint="Bring the class back under its old name, or start the old code once more.",
+                f"the snapshot of {machine.address} does not fit the code as it is now: "
+                f"{type(error).__name__}: {error}",
+                hint="If a class or function was moved or renamed, bring its old name back.",
             ) from error
     for name, value in state.items():
         setattr(machine, name, value)
     if machine.instance is not None:
         machine.kind.complete(machine.instance)
+
+
+def same_heap(a: Any, b: Any) -> bool:
+    """Whether two machines hold the same, suspended code included."""
+
+    def reduce_in(machine: Any, value: Any) -> Any:
+        with loading.of(machine):
+            reducer = _reducers[type(value)]
+            reduced = NotImplemented if reducer is None else reducer(value)
+        return value.__reduce_ex__(PROTOCOL) if reduced is NotImplemented else reduced
+
+    return equal(
+        _state_of(a),
+        _state_of(b),
+        lambda value: reduce_in(a, value),
+        lambda value: reduce_in(b, value),
+    )
+
+
+def differs(machine: Any, before: bytes) -> bool:
+    """Whether a machine holds something else than when `dump_heap` gave these bytes."""
+    if dump_heap(machine, suspended=True, try_out=False) == before:
+        return False
+    another = type(machine)(machine.kind, machine.key, machine.oid, machine.surroundings)
+    load_heap(another, before)
+    try:
+        return not same_heap(machine, another)
+    finally:
+        drop_all(another)
+
+
+def is_suspended(data: bytes) -> bool:
+    """Whether code is in a heap, and not data alone."""
+    return bool(data[4] & _SUSPENDED)
 
 
 def has_sets(data: bytes) -> bool:
@@ -192,10 +323,13 @@ def has_sets(data: bytes) -> bool:
     return bool(data[4] & _SETS)
 
 
-def _seal(body: bytes) -> bytes:
+def _seal(body: bytes, *, suspended: bool) -> bytes:
     flags = 0
     if pickle.EMPTY_SET in body or pickle.FROZENSET in body:
         flags |= _SETS
+    if suspended:
+        flags |= _SUSPENDED
+        body = importlib.util.MAGIC_NUMBER + body
     if len(body) > _COMPRESS_FROM:
         packed = zlib.compress(body, 1)
         if len(packed) < len(body) * 7 // 8:
@@ -217,7 +351,16 @@ def _open(machine: Any, data: bytes) -> bytes | memoryview:
     body = memoryview(data)[_HEADER.size :]
     if zlib.crc32(body) != checksum:
         raise _corrupt(machine, "its checksum does not match")
-    return zlib.decompress(body) if flags & _COMPRESSED else body
+    if flags & _COMPRESSED:
+        body = memoryview(zlib.decompress(body))
+    if flags & _SUSPENDED:
+        if body[:4] != importlib.util.MAGIC_NUMBER:
+            raise CodeChanged(
+                f"the snapshot of {machine.address} holds code suspended under another Python",
+                hint="The object is rebuilt from its journal instead.",
+            )
+        body = body[4:]
+    return body
 
 
 def _corrupt(machine: Any, what: str) -> JournalCorrupt:
@@ -235,18 +378,7 @@ def _refusal(machine: Any, state: dict[str, Any], error: BaseException) -> NotSe
             return False
         return True
 
-    if machine.tasks or machine.creating:
-        return NotSerializable(f"{machine.address}: code is suspended")
-    place, value = f"{machine.address}: self", state.get("instance")
-    if value is None or all(works(part) for _, part in blame.parts(value, place)):
-        place, value = machine.address, state
-    return blame.refusal(blame.find(value, place, works), error)
-
-
-# --- letting go
-
-
-def drop(coroutine: Any) -> None:
-    """Let a suspended coroutine go."""
-    with contextlib.suppress(BaseException):
-        coroutine.close()
+    for path, part in blame.roots(machine.address, state):
+        if not works(part):
+            return blame.refusal(blame.find(part, path, works), error)
+    return blame.refusal(blame.Found(machine.address, state), error)

@@ -1,50 +1,65 @@
-"""Which machine is being made bytes of, or made from bytes, right now.
+"""The one dump or load that is under way: for which machine, and what it has met.
 
-Pickle hands its functions no context, and the machine itself must not be copied. One at a time:
-dumping and loading run no code of the app that could begin another.
+Pickle hands its functions no context, and the machine itself must not be copied. Dumping and
+loading run inside one another only where a snapshot is tried before it is given away.
 """
 
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
-_machine: Any = None
-_later: list[Callable[[], None]] = []
+
+class Session:
+    """What belongs to one dump or load."""
+
+    __slots__ = ("doubtful", "frames", "later", "machine", "suspended")
+
+    def __init__(self, machine: Any) -> None:
+        self.machine = machine
+        self.later: list[Callable[[], None]] = []
+        """What can be done only when the whole graph is there."""
+        self.frames: list[Any] = []
+        """The frames that a load has made."""
+        self.suspended = False
+        """Whether code is in it, and not data alone."""
+        self.doubtful = False
+        """Whether a class is in it that pickles itself in a way of its own."""
+
+
+_session = Session(None)
+
+
+def session() -> Session:
+    """The dump or load that is under way."""
+    return _session
 
 
 def machine() -> Any:
     """The machine that is dumped or loaded."""
-    return _machine
-
-
-def later(finish: Callable[[], None]) -> None:
-    """Have something done when the whole graph is there."""
-    _later.append(finish)
+    return _session.machine
 
 
 @contextlib.contextmanager
-def of(machine: Any) -> Iterator[None]:
-    """Dump or load this machine; at the end, do what was left for later."""
-    global _machine, _later
-    before = _machine, _later
-    _machine, _later = machine, []
+def of(machine: Any) -> Iterator[Session]:
+    """Dump or load this machine."""
+    global _session
+    before = _session
+    current = _session = Session(machine)
     try:
-        yield
-        for finish in _later:
-            finish()
+        yield current
     finally:
-        _machine, _later = before
+        _session = before
 
 
 def reduce_machine(machine: Any) -> Any:
-    if machine is not _machine:
-        import pickle
+    """The machine itself, wherever it is met, is the one that is being loaded then."""
+    if machine is not _session.machine:
+        raise pickle.PicklingError("it is the event loop of another object")
+    return _now, ()
 
-        raise pickle.PicklingError("the event loop of another object")
-    return _of_now, ()
 
-
-def _of_now() -> Any:
-    return _machine
+def _now() -> Any:
+    return _session.machine

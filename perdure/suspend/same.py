@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import types
+from collections.abc import Callable
 from typing import Any
 
 _ATOMS = (int, bool, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, complex)
@@ -17,6 +18,9 @@ _PLAIN = (int, str, bytes)
 """Types of which no two values are equal across types."""
 
 Pairs = list[tuple[Any, Any]]
+Reduce = Callable[[Any], Any]
+
+_OTHERWISE: Pairs = []
 
 
 def same(a: bytes, b: bytes) -> bool:
@@ -29,8 +33,15 @@ def same(a: bytes, b: bytes) -> bool:
         return False
 
 
-def equal(a: object, b: object) -> bool:
-    """Whether two values are the same in type, structure and parts; cycles may be in them."""
+def _reduce(value: Any) -> Any:
+    return value.__reduce_ex__(4)
+
+
+def equal(a: object, b: object, reduce_a: Reduce = _reduce, reduce_b: Reduce = _reduce) -> bool:
+    """Whether two values are the same in type, structure and parts; cycles may be in them.
+
+    What is no plain builtin value is taken apart as pickle would: by `reduce_a` and `reduce_b`.
+    """
     # Two parts met a second time are the same if they are everywhere else.
     met: set[tuple[int, int]] = set()
     # Reduced parts are made for the comparison; kept, so that no id is given twice.
@@ -53,6 +64,8 @@ def equal(a: object, b: object) -> bool:
         met.add((id(x), id(y)))
         kept.append((x, y))
         parts = _parts(x, y)
+        if parts is _OTHERWISE:
+            parts = _reduced(x, y, reduce_a(x), reduce_b(y))
         if parts is None:
             return False
         waiting.extend(parts)
@@ -72,7 +85,7 @@ def _parts(x: Any, y: Any) -> Pairs | None:
         return [] if _same_set(x, y) else None
     if cls is bytearray:
         return [] if x == y else None
-    return _reduced(x, y)
+    return _OTHERWISE
 
 
 def _pairs(x: list[tuple[Any, Any]], y: list[tuple[Any, Any]]) -> Pairs | None:
@@ -97,9 +110,8 @@ def _same_set(x: set[Any] | frozenset[Any], y: set[Any] | frozenset[Any]) -> boo
     return True
 
 
-def _reduced(x: Any, y: Any) -> Pairs | None:
-    """Compare two objects as pickle would take them apart."""
-    a, b = x.__reduce_ex__(4), y.__reduce_ex__(4)
+def _reduced(x: Any, y: Any, a: Any, b: Any) -> Pairs | None:
+    """Compare two objects as pickle has taken them apart."""
     if isinstance(a, str) or isinstance(b, str):
         return [] if a == b and x is y else None
     parts: Pairs = [(a[0], b[0]), (a[1], b[1])]

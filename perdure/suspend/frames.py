@@ -1,0 +1,254 @@
+"""Suspended code as bytes: coroutines, generators, functions made inside functions, their cells.
+
+A frame becomes the name of its code, the place in it, and its values; those are pickled with the
+rest of the object, so what a local shares with an attribute it shares after the load. The frame
+that another awaits is one of its values: a chain of awaits needs nothing of its own.
+
+What is rebuilt is made empty first and filled when it is known to the pickle, so that cycles
+close: a recursive function is in its own cell, a task in the locals of the task it waits for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import pickle
+import types
+from collections.abc import Iterator
+from typing import Any
+
+from perdure.suspend import codes, landmarks, layout, loading, probe
+from perdure.suspend.codes import CodeChanged, Place
+
+
+class _Loop:
+    get_debug = staticmethod(bool)
+
+
+async def _nothing() -> None: ...
+
+
+async def _no_items() -> Any:
+    if False:
+        yield
+
+
+def _types_by_example() -> tuple[type, type, type]:
+    future: Any = asyncio.Future(loop=_Loop())  # type: ignore[arg-type]
+    coroutine, send = _nothing(), _no_items().__anext__()
+    found = type(future.__await__()), type(coroutine.__await__()), type(send)
+    coroutine.close()
+    send.close()
+    return found
+
+
+FutureIterator, CoroutineWrapper, AsyncSend = _types_by_example()
+
+
+# --- frames
+
+
+def make_frame(place: Place, names: tuple[str, str] | None = None) -> Any:
+    """A frame of the code at a place, not begun."""
+    reason = probe.unfit()
+    if reason:
+        raise CodeChanged(
+            f"the snapshot holds suspended code, which cannot be loaded here: {reason}",
+            hint="The object is rebuilt from its journal instead.",
+        )
+    frame = layout.blank(codes.find_code(*place), codes.variables(place[0]))
+    if names is not None:
+        frame.__name__, frame.__qualname__ = names
+    loading.session().frames.append(frame)
+    return frame
+
+
+def fill_frame(frame: Any, state: tuple[Any, ...]) -> None:
+    layout.write(frame, layout.State(*state))
+
+
+def reduce_frame(frame: Any) -> Any:
+    if layout.ended(frame):
+        return make_ended, (_KINDS[type(frame)], frame.__name__, frame.__qualname__)
+    reason = probe.unfit()
+    if reason:
+        raise pickle.PicklingError(f"suspended code cannot be kept here: {reason}")
+    if layout.running(frame):
+        raise pickle.PicklingError("it runs at this moment")
+    loading.session().suspended = True
+    code = layout.code_of(frame)
+    place = codes.place_of(code, layout.globals_of(frame))
+    args: tuple[Any, ...] = (place,)
+    if frame.__name__ != code.co_name or frame.__qualname__ != code.co_qualname:
+        args = place, (frame.__name__, frame.__qualname__)
+    try:
+        state = layout.read(frame)
+    except layout.Broken as error:
+        probe.switch_off(str(error))
+        raise pickle.PicklingError(str(error)) from error
+    return make_frame, args, tuple(state), None, None, fill_frame
+
+
+def _one() -> Any:
+    yield
+
+
+_KINDS = {
+    types.CoroutineType: "coroutine",
+    types.GeneratorType: "generator",
+    types.AsyncGeneratorType: "async generator",
+}
+
+
+def make_ended(kind: str, name: str, qualname: str) -> Any:
+    """A frame of which only its name is left."""
+    frame: Any
+    if kind == "async generator":
+        frame = _no_items()
+        try:
+            frame.aclose().send(None)
+        except StopIteration:
+            pass
+    else:
+        frame = _nothing() if kind == "coroutine" else _one()
+        frame.close()
+    frame.__name__, frame.__qualname__ = name, qualname
+    return frame
+
+
+# --- what stands on the stack while something is awaited
+
+
+def make_await(awaited: Any) -> Any:
+    return awaited.__await__()
+
+
+def _held(value: object, cls: type) -> Any:
+    """What an opaque value of the interpreter refers to."""
+    for part in gc.get_referents(value):
+        if isinstance(part, cls):
+            return part
+    raise pickle.PicklingError("it has nothing left to wait for")
+
+
+def reduce_future_iterator(value: Any) -> Any:
+    return make_await, (_held(value, asyncio.Future),)
+
+
+def reduce_coroutine_wrapper(value: Any) -> Any:
+    return make_await, (_held(value, types.CoroutineType),)
+
+
+def make_async_send(generator: Any, state: int) -> Any:
+    send = generator.__anext__()
+    if state == 1:
+        layout.resume_async_send(send)
+    return send
+
+
+def reduce_async_send(value: Any) -> Any:
+    generator = _held(value, types.AsyncGeneratorType)
+    state = layout.async_send_state(value)
+    sent = [part for part in gc.get_referents(value) if part not in (generator, None)]
+    if state not in (0, 1) or (state == 0 and sent):
+        raise pickle.PicklingError("a value sent to an async generator is on its way")
+    return make_async_send, (generator, state)
+
+
+# --- functions made inside functions
+
+
+def make_function(place: Place, cells: tuple[Any, ...] | None) -> types.FunctionType:
+    code = codes.find_code(*place)
+    return types.FunctionType(code, codes.variables(place[0]), code.co_name, None, cells)
+
+
+def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
+    function.__dict__.update(state.pop("__dict__", {}))
+    for name, value in state.items():
+        setattr(function, name, value)
+
+
+def reduce_function(function: types.FunctionType) -> Any:
+    known = landmarks.reduce_function(function)
+    if known is not None:
+        return known
+    loading.session().suspended = True
+    code = function.__code__
+    state: dict[str, Any] = {}
+    for name in ("__defaults__", "__kwdefaults__", "__annotations__", "__dict__"):
+        if value := getattr(function, name):
+            state[name] = value
+    module = function.__globals__.get("__name__")
+    unchanged = {
+        "__name__": code.co_name,
+        "__qualname__": code.co_qualname,
+        "__module__": module,
+        "__doc__": _documentation(code),
+    }
+    for name, value in unchanged.items():
+        if getattr(function, name) != value:
+            state[name] = getattr(function, name)
+    args = codes.place_of(code, function.__globals__), function.__closure__
+    return make_function, args, state or None, None, None, fill_function
+
+
+def _documentation(code: types.CodeType) -> str | None:
+    first = code.co_consts[0] if code.co_consts else None
+    return first if isinstance(first, str) else None
+
+
+def make_cell() -> types.CellType:
+    return types.CellType()
+
+
+def fill_cell(cell: types.CellType, state: tuple[Any]) -> None:
+    cell.cell_contents = state[0]
+
+
+def reduce_cell(cell: types.CellType) -> Any:
+    try:
+        contents = cell.cell_contents
+    except ValueError:
+        return make_cell, ()
+    return make_cell, (), (contents,), None, None, fill_cell
+
+
+def make_method(function: Any, owner: Any) -> types.MethodType:
+    return types.MethodType(function, owner)
+
+
+def reduce_method(method: types.MethodType) -> Any:
+    """By its name where the name leads to it, so that it is the method of the code as it is now."""
+    owner, name = method.__self__, method.__func__.__name__
+    if name.startswith("__") and not name.endswith("__"):
+        for cls in type(owner).__mro__:
+            mangled = f"_{cls.__name__.lstrip('_')}{name}"
+            if getattr(owner, mangled, None) == method:
+                return getattr, (owner, mangled)
+    if getattr(owner, name, None) == method:
+        return NotImplemented
+    return make_method, (method.__func__, owner)
+
+
+def refuse_async(value: object) -> Any:
+    raise pickle.PicklingError("an async generator is being closed or thrown into")
+
+
+def _throw_types() -> Iterator[type]:
+    first, second = _no_items(), _no_items()
+    for awaitable in (first.athrow(ValueError), second.aclose()):
+        yield type(awaitable)
+        awaitable.close()
+
+
+REDUCERS: dict[type, Any] = {
+    **dict.fromkeys(layout.TYPES, reduce_frame),
+    **dict.fromkeys(_throw_types(), refuse_async),
+    FutureIterator: reduce_future_iterator,
+    CoroutineWrapper: reduce_coroutine_wrapper,
+    AsyncSend: reduce_async_send,
+    types.FunctionType: reduce_function,
+    types.CellType: reduce_cell,
+    types.MethodType: reduce_method,
+}

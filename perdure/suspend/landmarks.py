@@ -1,0 +1,122 @@
+"""Values that are known by where they stand: modules, functions, and what is compared with `is`.
+
+A copy of them would do wrong quietly: `value is MISSING` is false for a copy of MISSING.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pickle
+import sys
+import types
+from typing import Any
+
+
+def find(module: str, path: str, wrapped: int = 0) -> Any:
+    """What stands at a dotted path in a module. Raises ImportError or AttributeError."""
+    found: Any = importlib.import_module(module)
+    for name in path.split("."):
+        found = getattr(found, name)
+    for _ in range(wrapped):
+        found = found.__wrapped__
+    return found
+
+
+# --- modules
+
+
+def find_module(name: str) -> types.ModuleType:
+    return importlib.import_module(name)
+
+
+def reduce_module(module: types.ModuleType) -> Any:
+    if sys.modules.get(module.__name__) is not module:
+        raise pickle.PicklingError("a module that cannot be imported by its name")
+    return find_module, (module.__name__,)
+
+
+# --- functions
+
+
+def reduce_function(function: types.FunctionType) -> Any:
+    """A function that its name leads to, perhaps through the decorators around it; else None."""
+    try:
+        found: Any = sys.modules[function.__module__]
+        for name in function.__qualname__.split("."):
+            found = getattr(found, name)
+    except (KeyError, AttributeError):
+        return None
+    if found is function:
+        return NotImplemented
+    for depth in range(1, 20):
+        found = getattr(found, "__wrapped__", None)
+        if found is function:
+            return find, (function.__module__, function.__qualname__, depth)
+        if found is None:
+            return None
+    return None
+
+
+# --- marks
+
+
+_marks: dict[int, tuple[object, str, str]] = {}
+_searched = 0
+
+
+def reduce_mark(value: object) -> Any:
+    """A bare `object()`, as is used for "no argument was given"."""
+    global _searched
+    if id(value) not in _marks and _searched != len(sys.modules):
+        _searched = len(sys.modules)
+        _search()
+    known = _marks.get(id(value))
+    # What no name leads to belongs to the object, and need only stay one value in it.
+    return (find, known[1:]) if known is not None and known[0] is value else NotImplemented
+
+
+def _search() -> None:
+    for module_name, module in list(sys.modules.items()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if type(value) is object:
+                _marks.setdefault(id(value), (value, module_name, name))
+            elif isinstance(value, type) and value.__module__ == module_name:
+                for inner, part in list(vars(value).items()):
+                    if type(part) is object:
+                        path = f"{value.__qualname__}.{inner}"
+                        _marks.setdefault(id(part), (part, module_name, path))
+
+
+Singles = dict[int, tuple[object, str, str]]
+_HEAP_TYPE = 1 << 9
+
+
+def singles(cls: type) -> Singles:
+    """The instances of a class that stand at the top of the module which defines it.
+
+    Only where all there is to an instance is which one it is: values of a class with attributes
+    or with something of a builtin class are state, and are kept as such.
+    """
+    if any(base is not object and not base.__flags__ & _HEAP_TYPE for base in cls.__mro__):
+        return {}
+    own = {name for base in cls.__mro__[:-1] for name in vars(base)}
+    if own & {"__reduce__", "__reduce_ex__"}:
+        return {}
+    module = sys.modules.get(cls.__module__)
+    return {
+        id(value): (value, cls.__module__, name)
+        for name, value in list(getattr(module, "__dict__", {}).items())
+        if type(value) is cls and not getattr(value, "__dict__", None)
+    }
+
+
+def reducer_among(known: Singles, otherwise: Any) -> Any:
+    """A reducer for a class some of whose instances are known by their place in its module."""
+
+    def reduce(value: object) -> Any:
+        found = known.get(id(value))
+        if found is not None and not getattr(value, "__dict__", None):
+            return find, found[1:]
+        return otherwise(value) if otherwise is not None else NotImplemented
+
+    return reduce

@@ -1,0 +1,16 @@
+"""The whole of asyncio through bytes at each turn comes to the same as left alone."""
+
+from __future__ import annotations
+
+import pytest
+
+from perdure.host import guard
+from tests.host.programs import NAMES, Programs
+from tests.suspend.machines import differences
+
+guard.install()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_program_goes_on_from_bytes(name: str) -> None:
+    assert differences(Programs, name) == ""
