@@ -196,4 +196,4 @@ class Asking(ObjectLoop):
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
     # Pickled at the moment of the call: what the caller changes afterwards is its own.
-    return heap.dumps((args, kwargs))
+    return heap.dumps((args, kwargs), "arguments")

@@ -100,6 +100,8 @@ class Machine(Asking):
             self.now_ns = time_ns
         self._chance = None
         self.undone = False
+        # A timer's callback works for nobody: not for the call that happened to run last.
+        self.call = None
         commands = self.commands = []
         _set_running_loop(self)  # type: ignore[arg-type]
         try:
@@ -409,7 +411,7 @@ class Machine(Asking):
         ReadOnlyError; then `tainted` says whether the memory was changed all the same.
         """
         instance = self.instance if self.instance is not None else self._fresh_for_query(now_ns)
-        before = _state_bytes(instance) if deep else b""
+        before = self._impression() if deep and self.instance is not None else b""
         number, now, tasks = self.number, self.now_ns, len(self.tasks or ())
         self.now_ns = max(now, now_ns)
         self._chance = None
@@ -443,13 +445,20 @@ class Machine(Asking):
                 self.tainted = True
         if self.tainted:
             raise ReadOnlyError(f"{self.address}: a query left a task behind")
-        if before and not heap.same(before, _state_bytes(instance)):
+        if before and heap.differs(self, before):
             self.tainted = True
             raise ReadOnlyError(
                 f"{self.address}: a query changed something inside an attribute",
                 hint="Remove @query from the handler, or work on a copy.",
             )
         return result
+
+    def _impression(self) -> bytes:
+        """The memory as bytes, to compare; empty where it holds what cannot be compared so."""
+        try:
+            return heap.dump_heap(self, try_out=False)
+        except NotSerializable:
+            return b""
 
     def _fresh_for_query(self, now_ns: int) -> Object:
         """An object that never was, for the time of one query."""
@@ -465,8 +474,6 @@ class Machine(Asking):
     def discard(self) -> None:
         """Let go of suspended code without running its `finally` blocks: it is not ending, it is
         only no longer in this memory."""
-        if not self.tasks:
-            return
         _set_running_loop(self)  # type: ignore[arg-type]
         try:
             self._drop_tasks()
@@ -474,8 +481,7 @@ class Machine(Asking):
             _set_running_loop(self.surroundings.outer)
 
     def _drop_tasks(self) -> None:
-        for task in (self.tasks or {}).values():
-            heap.drop(task.coroutine)
+        heap.drop_all(self)
         self.ready.clear()
 
 
@@ -488,14 +494,6 @@ _EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Ended: Machine._end,
     Skipped: Machine._skipped,
 }
-
-
-def _state_bytes(instance: Object) -> bytes:
-    """The attributes as bytes, to compare; empty where they hold what cannot be compared so."""
-    try:
-        return heap.dumps(instance.__dict__)
-    except NotSerializable:
-        return b""
 
 
 def decode_arguments(signature: Signature, event: Call) -> Arguments:

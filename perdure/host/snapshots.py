@@ -44,6 +44,8 @@ def take_snapshot(host: Host, activation: Activation, *, stays: bool) -> Stored 
     quiescent = machine.quiescent()
     try:
         snapshot = heap.dump_heap(machine)
+        # A function made in a function, kept in an attribute or as a timer, is code too.
+        quiescent = quiescent and not heap.is_suspended(snapshot)
         if stays and (heap.has_sets(snapshot) or not quiescent):
             activation.adopt(snapshot)
     except NotSerializable as error:

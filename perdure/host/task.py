@@ -148,8 +148,7 @@ class Task(Future):
             else:
                 _set_result(self, stop.value)
             return True
-        except asyncio.CancelledError as cancelled:
-            self._cancelled_exc = cancelled
+        except asyncio.CancelledError:
             _cancel(self)
             return True
         except KeyboardInterrupt:
@@ -185,8 +184,7 @@ class Task(Future):
             else:
                 _set_result(self, stop.value)
             loop.forget(self)
-        except asyncio.CancelledError as cancelled:
-            self._cancelled_exc = cancelled
+        except asyncio.CancelledError:
             _cancel(self)
             loop.forget(self)
         except KeyboardInterrupt:
