@@ -207,11 +207,9 @@ def _state_of(machine: Any) -> dict[str, Any]:
     return {name: value for name in STATE if (value := getattr(machine, name))}
 
 
-def dump_heap(machine: Any, *, suspended: bool = False, try_out: bool = True) -> bytes:
-    """The whole memory of an object. Nothing of it is changed.
+def dump_heap(machine: Any, *, try_out: bool = True) -> bytes:
+    """The whole memory of an object, suspended code included. Nothing of it is changed.
 
-    `suspended` allows code in it: what waits, and functions made inside functions. It can be
-    loaded only while that code is as it is, under the same minor version of Python.
     Where it is not certain to load, it is loaded once to see, unless `try_out` is False. Raises
     NotSerializable, naming the path to what cannot be kept.
     """
@@ -222,8 +220,6 @@ def dump_heap(machine: Any, *, suspended: bool = False, try_out: bool = True) ->
             HeapPickler(buffer, PROTOCOL).dump(state)
         except TROUBLE as error:
             raise _refusal(machine, state, error) from error
-    if session.suspended and not suspended:
-        raise NotSerializable(f"{machine.address}: code is suspended")
     pickled = buffer.getvalue()
     if try_out and (session.suspended or session.doubtful):
         _try_out(machine, pickled)
@@ -298,7 +294,7 @@ def same_heap(a: Any, b: Any) -> bool:
 
 def differs(machine: Any, before: bytes) -> bool:
     """Whether a machine holds something else than when `dump_heap` gave these bytes."""
-    if dump_heap(machine, suspended=True, try_out=False) == before:
+    if dump_heap(machine, try_out=False) == before:
         return False
     another = type(machine)(machine.kind, machine.key, machine.oid, machine.surroundings)
     load_heap(another, before)
@@ -309,7 +305,11 @@ def differs(machine: Any, before: bytes) -> bool:
 
 
 def is_suspended(data: bytes) -> bool:
-    """Whether code is in a heap, and not data alone."""
+    """Whether code is in a heap, and not data alone: what waits, or a function made in a function.
+
+    Such a heap can be loaded only while that code is as it is, under the same minor version of
+    Python.
+    """
     return bool(data[4] & _SUSPENDED)
 
 

@@ -42,7 +42,7 @@ def fresh(cls: type[Object], key: str = "k") -> Machine:
 
 def reborn(machine: Machine) -> Machine:
     """The machine after a round trip through bytes; the old one is let go."""
-    data = heap.dump_heap(machine, suspended=True)
+    data = heap.dump_heap(machine)
     copy = Machine(machine.kind, machine.key, machine.oid, machine.surroundings)
     heap.load_heap(copy, data)
     heap.drop_all(machine)
