@@ -76,6 +76,7 @@ class App:
         from perdure.gateway.http import Gateway
         from perdure.node import Node
 
+        _log_as_the_process_does()
         node = Node(self.classes, self.settings)
         await node.start()
         try:
@@ -119,6 +120,17 @@ class App:
             await send({"type": f"lifespan.{moment}.failed", "message": message})
         else:
             await send({"type": "lifespan.shutdown.complete"})
+
+
+def _log_as_the_process_does() -> None:
+    """In somebody else's process, what perdure has to say goes to the standard library's logging,
+    unless structlog has been told otherwise there."""
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[structlog.stdlib.render_to_log_kwargs],
+            wrapper_class=structlog.stdlib.BoundLogger,
+            logger_factory=structlog.stdlib.LoggerFactory(),
+        )
 
 
 def _check(classes: Sequence[Any]) -> None:

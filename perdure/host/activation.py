@@ -308,6 +308,8 @@ class Activation:
                     waiter = host.waiting.pop(command.id, None)
                 if waiter is not None:
                     waiter.answer = answer_of(command)
+                    if machine.traces is not None and waiter.answer.failure is not None:
+                        waiter.answer.failure.traceback = machine.traces.get(command.id, "")
                     outputs.append(waiter)
                 if host.watchers:
                     host.answered(command, outputs)
@@ -338,6 +340,7 @@ class Activation:
         self.wake_at = wake_at
         # The list went into the entry; an idle object keeps nothing of its last turn.
         machine.commands = []
+        machine.traces = None
         if call is not None:
             if call.on_accepted is not None:
                 # Before the answer, if that is there already: whoever asked not to wait is told

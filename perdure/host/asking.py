@@ -27,9 +27,13 @@ from perdure.suspend import heap
 class Surroundings:
     """What all machines of a host have in common."""
 
-    __slots__ = ("outer", "secret")
+    __slots__ = ("debug", "outer", "secret")
 
-    def __init__(self, secret: bytes, outer: asyncio.AbstractEventLoop | None) -> None:
+    def __init__(
+        self, secret: bytes, outer: asyncio.AbstractEventLoop | None, *, debug: bool = False
+    ) -> None:
+        self.debug = debug
+        """Whether the traceback of a call that fails is kept for its caller."""
         self.secret = secret
         """The store's secret, from which chance is derived."""
         self.outer = outer

@@ -103,7 +103,9 @@ class Host:
         self.version = version
         self.clock: Clock = clock if clock is not None else RealClock()
         self.slot = slot
-        self.surroundings = Surroundings(layout.secret, asyncio.get_running_loop())
+        self.surroundings = Surroundings(
+            layout.secret, asyncio.get_running_loop(), debug=settings.debug
+        )
         self.log: PartitionLog
         self.alarms = Alarms(self.clock, self._ring)
         self.delivery = Delivery(self)
@@ -374,7 +376,7 @@ class Host:
         return self.quarantine.list()
 
     async def retry(self, address: str) -> None:
-        """Take an object out of quarantine and try again. Raises CallError if it is not in it."""
+        """Take an object out of quarantine and try again. Raises Conflict if it is not in it."""
         self.quarantine.retry(*parse_address(address))
 
     async def skip(self, address: str) -> None:

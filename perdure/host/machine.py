@@ -68,6 +68,7 @@ class Machine(Asking):
         "queue",
         "running",
         "tainted",
+        "traces",
         "undone",
     )
 
@@ -85,6 +86,9 @@ class Machine(Asking):
         self.kept: dict[str, Kept] | None = None
         self.undone = False
         """The turn that just ran was an atomic call that raised; only its answer counts."""
+        self.traces: dict[str, str] | None = None
+        """Tracebacks of calls that failed in the last turn, by id; in debug mode alone, and no
+        part of what is remembered."""
         self.tainted = False
         """A query changed something: this memory must not be used any further."""
 
@@ -379,6 +383,10 @@ class Machine(Asking):
         else:
             body = pickled_failure(failure, error) if pickled else encode_failure(failure)
             answer = Answered(event.id, False, body)
+            if self.surroundings.debug and error is not None:
+                self.traces = (self.traces or {}) | {
+                    event.id: failure_of(error, debug=True).traceback
+                }
         self.commands.append(answer)
         if event.keep_ns:
             self._keep(event, answer)

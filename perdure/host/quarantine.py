@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from perdure.errors import CallError, Conflict, DivergenceError, ObjectQuarantined
+from perdure.errors import Conflict, DivergenceError, ObjectQuarantined
 from perdure.failure import failure_of
 from perdure.host.incoming import IncomingCall
 from perdure.host.machine import encode_failure, skipped_error
@@ -184,7 +184,7 @@ class Quarantine:
         return True
 
     def retry(self, kind: str, key: str) -> None:
-        """Rebuild the object and run its events. Raises CallError if it is not set aside."""
+        """Rebuild the object and run its events. Raises Conflict if it is not set aside."""
         self._release_or_raise(kind, key)
         self._host.delivery.take_up(oid_of(kind, key))
 
@@ -207,7 +207,7 @@ class Quarantine:
 
     def _release_or_raise(self, kind: str, key: str) -> None:
         if not self.release(oid_of(kind, key)):
-            raise CallError(f"{format_address(kind, key)} is not quarantined")
+            raise Conflict(f"{format_address(kind, key)} is not quarantined")
 
 
 def _in_place_of(event: Event, address: str) -> Event:

@@ -36,9 +36,9 @@ _PAGE = 16
 def take_snapshot(host: Host, activation: Activation, *, stays: bool) -> Stored | None:
     """The object as it is after its last turn; None if it cannot be kept as bytes.
 
-    One that stays in memory goes on from the bytes where they hold sets, or suspended code: a set is walked
-    in another order after a round trip than before it, and a later replay begins from the bytes;
-    and that a rebuilt copy goes on as the original would is seen by letting it.
+    One that stays in memory goes on from the bytes where they hold sets, or suspended code: a set
+    is walked in another order after a round trip than before it, and a later replay begins from
+    the bytes; and that a rebuilt copy goes on as the original would is seen by letting it.
     """
     machine = activation.machine
     quiescent = machine.quiescent()

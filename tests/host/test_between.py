@@ -1,4 +1,4 @@
-"""Calls and sends between objects: exactly once, in order for each pair, in cycles, and deadlocks."""
+"""Calls and sends between objects: exactly once, in order for each pair, in cycles; deadlocks."""
 
 from __future__ import annotations
 

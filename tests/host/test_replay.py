@@ -1,4 +1,4 @@
-"""A zoo of classes that are not deterministic: each is caught, and quarantined with the turn named."""
+"""A zoo of classes that are not deterministic: each is caught and quarantined, the turn named."""
 
 from __future__ import annotations
 
