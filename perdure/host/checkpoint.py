@@ -133,11 +133,14 @@ class Checkpointer:
         """A snapshot to write, and the chunk that has to be on disk before it."""
         host = self._host
         activation = host.find(oid)
-        if activation is not None and activation.state is State.ACTIVE:
-            if worth_it(activation) or (host.draining and not activation.unkept):
-                stored = take_snapshot(host, activation, stays=True)
-                if stored is not None:
-                    return stored, activation.last_lsn
+        if (
+            activation is not None
+            and activation.state is State.ACTIVE
+            and (worth_it(activation) or (host.draining and not activation.unkept))
+        ):
+            stored = take_snapshot(host, activation, stays=True)
+            if stored is not None:
+                return stored, activation.last_lsn
         # Of an object that hibernates, or did so since the last checkpoint.
         return host.stash.get(oid), 0
 

@@ -12,6 +12,7 @@ import asyncio
 import contextvars
 import heapq
 from collections import deque
+from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -420,7 +421,7 @@ class Machine(Asking):
         """
         instance = self.instance if self.instance is not None else self._fresh_for_query(now_ns)
         before = self._impression() if deep and self.instance is not None else b""
-        number, now, tasks = self.number, self.now_ns, len(self.tasks or ())
+        number, now, tasks = self.number, self.now_ns, self.tasks and len(self.tasks)
         self.now_ns = max(now, now_ns)
         self._chance = None
         self.read_only = True
@@ -431,26 +432,19 @@ class Machine(Asking):
         try:
             args, kwargs = arguments
             result = function(instance, *args, **kwargs)
-            if asyncio.iscoroutine(result):
-                task = Task(result, self, contextvars.Context())
-                task.context.run(task.step)
-                self.drain()
-                if not task.done():
-                    heap.drop(task.coroutine)
-                    raise ReadOnlyError(
-                        f"{self.address}: a query waited for something that is not there yet",
-                        hint="Only a handler without @query can wait.",
-                    )
-                result = task.result()
+            if type(result) is CoroutineType:
+                result = self._without_waiting(result)
         finally:
             object.__setattr__(instance, "__class__", own_class)
-            self.ready.clear()
             self.read_only = False
             self._chance = None
-            self.number, self.now_ns = number, now
+            if self.number != number:
+                # It made futures or tasks; nothing of them may stay.
+                self.ready.clear()
+                self.tainted = (self.tasks and len(self.tasks)) != tasks
+                self.number = number
+            self.now_ns = now
             _set_running_loop(self.surroundings.outer)
-            if len(self.tasks or ()) != tasks:
-                self.tainted = True
         if self.tainted:
             raise ReadOnlyError(f"{self.address}: a query left a task behind")
         if before and heap.differs(self, before):
@@ -467,6 +461,18 @@ class Machine(Asking):
             return heap.dump_heap(self, try_out=False)
         except NotSerializable:
             return b""
+
+    def _without_waiting(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+        """What a coroutine returns that never waits: no task is needed for it."""
+        try:
+            contextvars.Context().run(coroutine.send, None)
+        except StopIteration as stop:
+            return stop.value
+        heap.drop(coroutine)
+        raise ReadOnlyError(
+            f"{self.address}: a query waited for something that is not there yet",
+            hint="Only a handler without @query can wait.",
+        )
 
     def _fresh_for_query(self, now_ns: int) -> Object:
         """An object that never was, for the time of one query."""
