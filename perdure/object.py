@@ -47,10 +47,10 @@ class Object:
     the class's own).
     """
 
-    __slots__ = ("__dict__", "__weakref__", "_perdure_identity", "_perdure_transients")
+    __slots__ = ("__dict__", "__weakref__", "_perdure_key", "_perdure_transients")
     __perdure_object__: ClassVar[bool] = True
     __perdure_options__: ClassVar[dict[str, Any]] = {}
-    _perdure_identity: tuple[str, str]
+    _perdure_key: str
     _perdure_transients: dict[str, Any]
 
     def __init_subclass__(
@@ -88,15 +88,15 @@ class Object:
     @property
     def key(self) -> str:
         """The object's own name."""
-        return self._perdure_identity[1]
+        return self._perdure_key
 
     @property
     def address(self) -> str:
         """Class and key, as in `Room/lobby`."""
-        return format_address(*self._perdure_identity)
+        return format_address(*self.__perdure_identity__())
 
     def __perdure_identity__(self) -> tuple[str, str]:
-        return self._perdure_identity
+        return self.__perdure_name__, self._perdure_key
 
     async def on_create(self) -> None:
         """Runs once in the life of an object, before its first call. Override it."""
@@ -213,7 +213,7 @@ class Kind:
     def bare(self, key: str) -> Object:
         """An object with its identity and nothing else, for a snapshot to fill."""
         instance = self.cls.__new__(self.cls)
-        instance._perdure_identity = (self.name, key)
+        instance._perdure_key = key
         return instance
 
     def complete(self, instance: Object) -> None:

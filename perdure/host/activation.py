@@ -27,6 +27,7 @@ from perdure.errors import (
     Unavailable,
 )
 from perdure.failure import failure_of
+from perdure.host.asking import NOTHING
 from perdure.host.deadlock import find_circle
 from perdure.host.incoming import Acceptance, IncomingCall
 from perdure.host.intake import admit, answer_of, overloaded
@@ -339,7 +340,7 @@ class Activation:
         )
         self.wake_at = wake_at
         # The list went into the entry; an idle object keeps nothing of its last turn.
-        machine.commands = []
+        machine.commands = NOTHING
         machine.traces = None
         if call is not None:
             if call.on_accepted is not None:

@@ -23,6 +23,9 @@ from perdure.object import Kind
 from perdure.ref import Ref, format_address, parse_address
 from perdure.suspend import heap
 
+NOTHING: list[Command] = []
+"""The commands of every machine between its turns. A turn begins with a list of its own."""
+
 
 class Surroundings:
     """What all machines of a host have in common."""
@@ -68,7 +71,7 @@ class Asking(ObjectLoop):
         self.seq = 0
         self.asked: dict[int, Asked] | None = None
         self.steps: dict[int, Waited] | None = None
-        self.commands: list[Command] = []
+        self.commands: list[Command] = NOTHING
         """What the running turn has asked for, in order."""
         self.read_only = False
         """A query runs: whoever asks for something is refused."""

@@ -41,7 +41,7 @@ class Checkpointer:
     def __init__(self, host: Host) -> None:
         self._host = host
         self._task: asyncio.Task[None] | None = None
-        self._wanted = asyncio.Event()
+        self._lock = asyncio.Lock()
         self.done = 0
 
     def start(self) -> None:
@@ -74,6 +74,10 @@ class Checkpointer:
 
     async def run(self) -> None:
         """One checkpoint. Raises what the store raises; then the log is as long as before."""
+        async with self._lock:
+            await self._run()
+
+    async def _run(self) -> None:
         log = self._host.log
         if not log.tail_bytes and not self._host.stash and log.idle():
             return

@@ -91,7 +91,6 @@ class ObjectLoop:
     """What asyncio needs of a loop, and nothing that could touch the world."""
 
     __slots__ = (
-        "__weakref__",
         "call",
         "cancelled_timers",
         "now_ns",

@@ -119,6 +119,7 @@ class Machine(Asking):
         finally:
             if self.ready:
                 self.ready.clear()
+            self.call = None
             _set_running_loop(self.surroundings.outer)
         if self.undone:
             commands[:] = commands[-1:]

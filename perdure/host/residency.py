@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from perdure.host.host import Host
 
 _SWEEP_S = 1.0
+_TICK_NS = NS // 20
 
 # An object that cannot be kept as bytes leaves memory only while it is this young: a replay of so
 # many turns takes some milliseconds.
@@ -32,9 +33,10 @@ class Residency:
 
     def __init__(self, host: Host) -> None:
         self._host = host
-        self._looks: list[tuple[int, int, Activation]] = []
-        """(when to look, tie-breaker, activation): one for each activation."""
-        self._number = 0
+        self._looks: dict[int, list[Activation]] = {}
+        """Each activation once, by the tick in which to look at it: a list costs it 8 bytes."""
+        self._ticks: list[int] = []
+        """The ticks of `_looks`, as a heap."""
         self._task: asyncio.Task[None] | None = None
         self.hibernated = 0
         self.evicted = 0
@@ -51,8 +53,13 @@ class Residency:
         self._look_at(activation, activation.used_ns + self._idle_ns(activation))
 
     def _look_at(self, activation: Activation, when_ns: int) -> None:
-        self._number += 1
-        heapq.heappush(self._looks, (when_ns, self._number, activation))
+        tick = when_ns // _TICK_NS + 1
+        looks = self._looks.get(tick)
+        if looks is None:
+            self._looks[tick] = [activation]
+            heapq.heappush(self._ticks, tick)
+        else:
+            looks.append(activation)
 
     def _idle_ns(self, activation: Activation) -> int:
         own = activation.machine.kind.hibernate_after
@@ -63,29 +70,33 @@ class Residency:
             self.hibernate_idle()
             self._keep_bounds()
             # Short waits when something is due soon, so that a small hibernate_after is honoured.
-            due_s = (
-                (self._looks[0][0] - self._host.clock.now_ns()) / NS if self._looks else _SWEEP_S
-            )
+            now_ns = self._host.clock.now_ns()
+            due_s = (self._ticks[0] * _TICK_NS - now_ns) / NS if self._ticks else _SWEEP_S
             await asyncio.sleep(min(_SWEEP_S, max(0.005, due_s)))
 
     def hibernate_idle(self, limit: int = 200) -> None:
         """Let go what has been idle long enough; a bounded number at once."""
         now = self._host.clock.now_ns()
-        for _ in range(limit):
-            if not self._looks or self._looks[0][0] > now:
-                return
-            activation = heapq.heappop(self._looks)[2]
-            if activation.state is not State.ACTIVE:
-                if activation.state is State.LOADING:
-                    self._look_at(activation, now + NS)
-                continue
-            idle_until = activation.used_ns + self._idle_ns(activation)
-            if idle_until > now:
-                self._look_at(activation, idle_until)
-            elif self.let_go(activation):
-                self.hibernated += 1
-            else:
-                self._look_at(activation, now + self._idle_ns(activation))
+        while limit > 0 and self._ticks and self._ticks[0] * _TICK_NS <= now:
+            looks = self._looks[self._ticks[0]]
+            while looks and limit > 0:
+                limit -= 1
+                self._look(looks.pop(), now)
+            if not looks:
+                del self._looks[heapq.heappop(self._ticks)]
+
+    def _look(self, activation: Activation, now: int) -> None:
+        if activation.state is State.LOADING:
+            self._look_at(activation, now + NS)
+        if activation.state is not State.ACTIVE:
+            return
+        idle_until = activation.used_ns + self._idle_ns(activation)
+        if idle_until > now:
+            self._look_at(activation, idle_until)
+        elif self.let_go(activation):
+            self.hibernated += 1
+        else:
+            self._look_at(activation, now + self._idle_ns(activation))
 
     def _keep_bounds(self) -> None:
         settings = self._host.settings

@@ -322,10 +322,13 @@ class PartitionLog:
         self._rotation = self._loop.create_future()
         self._schedule()
         rotation = self._rotation
-        upto = await rotation
         try:
+            upto = await rotation
             await self.durable(upto)
         except BaseException:
+            # Also when whoever asked is cancelled: before the line was drawn, or after it.
+            if self._rotation is rotation:
+                self._rotation = None
             self.keep_older()
             raise
         return upto

@@ -47,7 +47,7 @@ def connect(path: Path, *, reads_only: bool = False) -> sqlite3.Connection:
         connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
         # Some builds overwrite what is deleted: each chunk would be written twice.
         connection.execute("PRAGMA secure_delete = OFF")
-        connection.execute("PRAGMA cache_size = -8192")
+        connection.execute("PRAGMA cache_size = -4096")
         if reads_only:
             connection.execute("PRAGMA query_only = ON")
     except BaseException:
