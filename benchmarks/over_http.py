@@ -6,6 +6,8 @@ Contenders take turns, each in a process of its own:
     journal off  the same server with `--store memory:`: the same turns, entries and chunks, but
                  a commit puts them into a dict and nothing waits for a disk
     uvicorn      a counter in a dict, raw ASGI, httptools and uvloop (raw_asgi.py)
+    bare         a protocol on httptools and uvloop that answers the same bytes each time
+                 (front.py): the most that a server on them can do, and so a bound on the ratio
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ def figures(rounds: int, quick: bool) -> Iterator[Figure]:
     for objects in (1, 1000):
         yield _call(found, objects)
     yield _query(found)
+    yield _bare(found)
 
 
 def _round(seconds: int) -> Iterator[tuple[str, Load]]:
@@ -47,6 +50,8 @@ def _round(seconds: int) -> Iterator[tuple[str, Load]]:
             yield f"journal off {objects}", _calls(server, objects, seconds)
     with running(servers.start_uvicorn()) as server:
         yield "uvicorn", _calls(server, 1000, seconds)
+    with running(servers.start_bare()) as server:
+        yield "bare", _calls(server, 1000, seconds)
 
 
 def _calls(server: servers.Server, objects: int, seconds: int) -> Load:
@@ -101,6 +106,18 @@ def _query(found: Rounds) -> Figure:
         [at_least(ratio, 1.2, "× the durable call")],
         f"p50 {micro(median(one.p50_us for one in query))}",
         {"rate": [one.rate for one in query], "cpu_us": [one.cpu_us for one in query]},
+    )
+
+
+def _bare(found: Rounds) -> Figure:
+    bare, uvicorn = found["bare"], found["uvicorn"]
+    ratio = _median_rate(bare) / _median_rate(uvicorn)
+    return Figure(
+        "bound: a bare httptools protocol, nothing behind it",
+        rate(_median_rate(bare)),
+        _median_cpu(bare),
+        [Beside("in-memory counter on uvicorn", _told(uvicorn), ratio)],
+        samples={"rate": [one.rate for one in bare], "cpu_us": [one.cpu_us for one in bare]},
     )
 
 

@@ -107,6 +107,15 @@ def start_uvicorn() -> Server:
     return Server(process, port, process.pid)
 
 
+def start_bare() -> Server:
+    """The bare protocol of front.py."""
+    port = free_port()
+    command = [sys.executable, "benchmarks/front.py", "--serve", "raw", "--port", str(port)]
+    process = _spawn(command)
+    wait_for_answer(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", process)
+    return Server(process, port, process.pid)
+
+
 @contextlib.contextmanager
 def running(server: Server) -> Iterator[Server]:
     """Ends the server at the end, however that comes."""
