@@ -420,8 +420,12 @@ class Machine(Asking):
         `deep` also compares the whole state before and after. Raises what the query raises, or
         ReadOnlyError; then `tainted` says whether the memory was changed all the same.
         """
-        instance = self.instance if self.instance is not None else self._fresh_for_query(now_ns)
-        before = self._impression() if deep and self.instance is not None else b""
+        if self.instance is None:
+            # In a memory of its own: `__init__` may count up numbers, set timers and start tasks,
+            # which would be there twice when the object comes into being.
+            return self._never_was(now_ns).query(function, arguments, now_ns, deep=deep)
+        instance = self.instance
+        before = self._impression() if deep else b""
         number, now, tasks = self.number, self.now_ns, self.tasks and len(self.tasks)
         self.now_ns = max(now, now_ns)
         self._chance = None
@@ -439,9 +443,10 @@ class Machine(Asking):
             object.__setattr__(instance, "__class__", own_class)
             self.read_only = False
             self._chance = None
-            if self.number != number:
-                # It made futures or tasks; nothing of them may stay.
+            # Nothing of callbacks, futures or tasks that it made may stay.
+            if self.ready:
                 self.ready.clear()
+            if self.number != number:
                 self.tainted = (self.tasks and len(self.tasks)) != tasks
                 self.number = number
             self.now_ns = now
@@ -475,14 +480,18 @@ class Machine(Asking):
             hint="Only a handler without @query can wait.",
         )
 
-    def _fresh_for_query(self, now_ns: int) -> Object:
-        """An object that never was, for the time of one query."""
-        _set_running_loop(self)  # type: ignore[arg-type]
+    def _never_was(self, now_ns: int) -> Machine:
+        """A fresh object that never was, for one query."""
+        machine = Machine(self.kind, self.key, self.oid, self.surroundings)
+        machine.now_ns = max(self.now_ns, now_ns)
+        _set_running_loop(machine)  # type: ignore[arg-type]
         try:
-            self.now_ns = max(self.now_ns, now_ns)
-            return self.kind.fresh(self.key)
+            machine.instance = self.kind.fresh(self.key)
         finally:
+            machine.ready.clear()
+            machine.discard()
             _set_running_loop(self.surroundings.outer)
+        return machine
 
     # --- the end of an activation
 
