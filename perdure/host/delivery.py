@@ -21,7 +21,7 @@ from perdure.host.machine import encode_failure
 from perdure.journal.codec import Message
 from perdure.journal.entry import Call, Event, Reply
 from perdure.journal.identity import oid_of
-from perdure.ref import parse_address
+from perdure.ref import format_address, parse_address
 from perdure.store.base import Stored
 
 if TYPE_CHECKING:
@@ -148,10 +148,15 @@ class Delivery:
         else:
             address = host.log.first_address(oid)
             if address is None:
+                # Its first turn was taken back: there is no such object.
+                host.asleep.pop(oid, None)
                 return
             kind, key = parse_address(address)
         if kind not in host.kinds:
-            logger.warning("an object has work to do, but its class is not served", object=address)
+            logger.warning(
+                "an object has work to do, but its class is not served",
+                object=format_address(kind, key),
+            )
             return
         activation = host.activate(kind, key, oid)
         if event is not None:

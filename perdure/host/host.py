@@ -30,7 +30,7 @@ from perdure.host.activation import Activation, State
 from perdure.host.alarms import HORIZON_NS, Alarms
 from perdure.host.asking import Surroundings
 from perdure.host.checkpoint import Checkpointer
-from perdure.host.delivery import Delivery
+from perdure.host.delivery import RETRY_S, Delivery
 from perdure.host.effects import Effects
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.intake import answer_of
@@ -285,6 +285,12 @@ class Host:
     # --- timers
 
     def _ring(self, oid: int, when: int) -> None:
+        if self.draining:
+            return
+        if self.log.refusing:
+            # The disk is full: what fires now would be taken back at once, and ring again at once.
+            asyncio.get_running_loop().call_later(RETRY_S, self._ring, oid, when)
+            return
         activation = self._by_oid.get(oid)
         if activation is None:
             if self.asleep.get(oid) == when:
