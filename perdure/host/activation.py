@@ -29,7 +29,7 @@ from perdure.errors import (
 from perdure.failure import failure_of
 from perdure.host.asking import NOTHING
 from perdure.host.deadlock import find_circle
-from perdure.host.incoming import Acceptance, IncomingCall
+from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer
 from perdure.host.intake import admit, answer_of, overloaded
 from perdure.host.load import load
 from perdure.host.machine import Machine, encode_failure
@@ -311,7 +311,7 @@ class Activation:
                     waiter.answer = answer_of(command)
                     if machine.traces is not None and waiter.answer.failure is not None:
                         waiter.answer.failure.traceback = machine.traces.get(command.id, "")
-                    outputs.append(waiter)
+                    outputs.append(waiter if waiter is call else LateAnswer(waiter, host))
                 if host.watchers:
                     host.answered(command, outputs)
                 if len(command.body) > BODY_KEPT_MAX:

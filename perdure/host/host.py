@@ -19,6 +19,7 @@ from perdure.clock import Clock, RealClock
 from perdure.errors import (
     CallError,
     OperatorError,
+    OutcomeUnknown,
     PerdureError,
     Unavailable,
     UnknownCall,
@@ -448,6 +449,10 @@ class Host:
     def _lost(self, error: OperatorError) -> None:
         """The outcome of a commit is unknown, or the partition is somebody else's."""
         self.draining = True
+        # Nothing can be answered any more that rests on a later commit.
+        waiting, self.waiting = self.waiting, {}
+        for call in waiting.values():
+            call.refuse(OutcomeUnknown(f"the store failed: {error.message}"))
         self._on_lost(error)
 
     # --- figures

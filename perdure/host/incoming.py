@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -12,6 +12,9 @@ from perdure.failure import Failure, failure_of
 from perdure.journal.entry import JSON
 from perdure.object import Handler, Kind
 from perdure.serde import Arguments
+
+if TYPE_CHECKING:
+    from perdure.host.host import Host
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -63,6 +66,26 @@ class IncomingCall(msgspec.Struct, eq=False):
             return
         assert self.answer is not None
         self.on_answer(self.answer)
+
+
+class LateAnswer:
+    """The output that answers a call in a later turn than the one that took it in."""
+
+    __slots__ = ("call", "host")
+
+    def __init__(self, call: IncomingCall, host: Host) -> None:
+        self.call = call
+        self.host = host
+
+    def release(self, error: PerdureError | None) -> None:
+        call = self.call
+        if error is None or call.lsn > self.host.log.tail:
+            call.release(error)
+            return
+        # The turn that answered it is lost, but not the call: it goes on, and so does the wait.
+        # Its caller must not hear that nothing of it was kept.
+        call.answer = None
+        self.host.waiting[call.id] = call
 
 
 class Acceptance:
