@@ -15,7 +15,6 @@ needs no read of the log), and the outbox, which is every message sent and not d
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
@@ -88,8 +87,10 @@ class PartitionLog:
         self._flying: _Chunk | None = None
         self._scheduled = False
         self._refuse_until_ns = 0
-        self._rotation: asyncio.Future[int] | None = None
-        self._durable: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._rotation: asyncio.Future[None] | None = None
+        self._line = 0
+        """The last chunk above the line of the checkpoint that was begun last."""
+        self._durable: list[tuple[int, asyncio.Future[None]]] = []
         for body in claim.outbox:
             message = codec.read_message(body, f"outbox of partition {self.part}")
             self.outbox[message.source] = (claim.checkpoint, message)
@@ -154,6 +155,11 @@ class PartitionLog:
     def gathering_lsn(self) -> int:
         """The chunk that an entry appended now will be in."""
         return self.tail + (1 if self._flying is None else 2)
+
+    @property
+    def appended_lsn(self) -> int:
+        """The chunk that the newest entry is in."""
+        return self.tail + (self._flying is not None) + bool(self._gathered.frames)
 
     def append(
         self, oid: int, entry: bytes, outputs: Sequence[Output], delivered: MessageId | None
@@ -270,10 +276,16 @@ class PartitionLog:
             self._schedule()
         for output in chunk.outputs:
             _release(output, None)
-        while self._durable and self._durable[0][0] <= self.tail:
-            waiting = self._durable.popleft()[1]
-            if not waiting.done():
-                waiting.set_result(None)
+        if self._durable:
+            self._tell_durable()
+
+    def _tell_durable(self) -> None:
+        waiting, self._durable = self._durable, []
+        for lsn, future in waiting:
+            if lsn > self.tail:
+                self._durable.append((lsn, future))
+            elif not future.done():
+                future.set_result(None)
 
     def _break(self, error: PerdureError, cause: OperatorError) -> None:
         """Take back everything that is not on disk."""
@@ -290,8 +302,8 @@ class PartitionLog:
         if self._rotation is not None and not self._rotation.done():
             self._rotation.set_exception(cause)
             self._rotation = None
-        while self._durable:
-            waiting = self._durable.popleft()[1]
+        durable, self._durable = self._durable, []
+        for _, waiting in durable:
             if not waiting.done():
                 waiting.set_exception(cause)
         # The host drops what is ahead of the disk before any caller hears of it: a caller may
@@ -323,15 +335,14 @@ class PartitionLog:
         self._schedule()
         rotation = self._rotation
         try:
-            upto = await rotation
-            await self.durable(upto)
+            await rotation
         except BaseException:
             # Also when whoever asked is cancelled: before the line was drawn, or after it.
             if self._rotation is rotation:
                 self._rotation = None
             self.keep_older()
             raise
-        return upto
+        return self._line
 
     def _rotate(self) -> None:
         # At the start of a flush nothing is in flight, so that every entry appended so far is
@@ -339,8 +350,13 @@ class PartitionLog:
         rotation, self._rotation = self._rotation, None
         assert rotation is not None
         self._older, self._recent = self._recent, {}
-        if not rotation.done():
-            rotation.set_result(self.tail + (1 if self._gathered.frames else 0))
+        self._line = self.appended_lsn
+        if self._line > self.tail:
+            # Registered here and not by whoever awaits it: if this commit fails at once, the next
+            # chunk has the same number and entries below the line.
+            self._durable.append((self._line, rotation))
+        elif not rotation.done():
+            rotation.set_result(None)
 
     @property
     def older_entries(self) -> dict[int, list[bytes]]:
