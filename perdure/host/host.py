@@ -165,7 +165,10 @@ class Host:
         self.residency.close()
         await self.effects.close()
         await asyncio.gather(*self._kept, return_exceptions=True)
-        await self.log.durable(self.log.gathering_lsn - (1 if self.log.idle() else 0))
+        try:
+            await self.log.durable(self.log.appended_lsn)
+        except OperatorError as error:
+            logger.warning("the last entries are lost, and whoever waited knows", error=str(error))
         await self.checkpointer.close()
 
     # --- objects
