@@ -71,6 +71,10 @@ class Checkpointer:
             except OperatorError as error:
                 logger.warning("a checkpoint failed; it is tried again", error=str(error))
                 await asyncio.sleep(RETRY_S)
+            except Exception as error:
+                # A bug of ours. Giving up would let the log grow without anybody noticing.
+                logger.error("a checkpoint failed inside perdure", exc_info=error)
+                await asyncio.sleep(RETRY_S)
 
     async def run(self) -> None:
         """One checkpoint. Raises what the store raises; then the log is as long as before."""
