@@ -30,7 +30,7 @@ def figures(rounds: int, quick: bool) -> Iterator[Figure]:
         tail_bytes = _fill(full)
         with running(servers.start_perdure(empty)) as server:
             server.stop()
-        found = [(_start(full), _start(empty)) for _ in range(rounds + 2)]
+        found = [(_start(full, full=True), _start(empty, full=False)) for _ in range(rounds + 2)]
     beyond = median(one - other for one, other in found)
     start = median(other for _, other in found)
     yield Figure(
@@ -63,12 +63,15 @@ def _tail_bytes(port: int) -> int:
     raise AssertionError(answer)
 
 
-def _start(data: Path) -> float:
+def _start(data: Path, *, full: bool) -> float:
     """Seconds from the start of `perdure serve` to the answer."""
     with tempfile.TemporaryDirectory(prefix="perdure-benchmark-") as directory:
         # A copy: each start finds what the crash has left.
         copy = Path(directory, "data")
         shutil.copytree(data, copy)
         begin = time.perf_counter()
-        with running(servers.start_perdure(copy, until=_ASK)):
-            return time.perf_counter() - begin
+        with running(servers.start_perdure(copy, until=_ASK)) as server:
+            took = time.perf_counter() - begin
+            remembered = servers.ask(server.port, _ASK).endswith(b"\r\n\r\n0") is not full
+            assert remembered, "the first answer does not know what was acknowledged"
+            return took

@@ -88,8 +88,7 @@ def start_perdure(data: Path | None, *flags: str, until: bytes = READY) -> Serve
     port = free_port()
     store = ["--data", str(data)] if data is not None else ["--store", "memory:"]
     command = [sys.executable, "-m", "perdure.cli.main", "serve", "benchmarks/app.py"]
-    process = _spawn([*command, *store, "--port", str(port), *flags])
-    wait_for_answer(port, until, process)
+    process = _start([*command, *store, "--port", str(port), *flags], port, until)
     return Server(process, port, worker_of(process.pid))
 
 
@@ -102,8 +101,8 @@ def start_uvicorn() -> Server:
     port = free_port()
     command = [sys.executable, "-m", "uvicorn", "benchmarks.raw_asgi:app", "--port", str(port)]
     command += ["--http", "httptools", "--loop", "uvloop", "--no-access-log"]
-    process = _spawn([*command, "--log-level", "warning"])
-    wait_for_answer(port, b"GET /Counter/key-0/read HTTP/1.1\r\nHost: x\r\n\r\n", process)
+    command += ["--log-level", "warning"]
+    process = _start(command, port, b"GET /Counter/key-0/read HTTP/1.1\r\nHost: x\r\n\r\n")
     return Server(process, port, process.pid)
 
 
@@ -111,8 +110,7 @@ def start_bare() -> Server:
     """The bare protocol of front.py."""
     port = free_port()
     command = [sys.executable, "benchmarks/front.py", "--serve", "raw", "--port", str(port)]
-    process = _spawn(command)
-    wait_for_answer(port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", process)
+    process = _start(command, port, b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
     return Server(process, port, process.pid)
 
 
@@ -125,19 +123,28 @@ def running(server: Server) -> Iterator[Server]:
         server.kill()
 
 
-def _spawn(command: list[str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
+def _start(command: list[str], port: int, until: bytes) -> subprocess.Popen[bytes]:
+    """A server that has answered; what it says is shown only if it does not come to that."""
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=said)
+        try:
+            _wait_for_answer(port, until, process)
+        except BaseException:
+            process.kill()
+            said.seek(0)
+            sys.stderr.write(said.read().decode(errors="replace"))
+            raise
+    return process
 
 
-def wait_for_answer(port: int, request: bytes, process: subprocess.Popen[bytes]) -> bytes:
-    """Ask until somebody answers with 200; gives that answer."""
+def _wait_for_answer(port: int, request: bytes, process: subprocess.Popen[bytes]) -> None:
+    """Ask until somebody answers with 200."""
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline:
         assert process.poll() is None, f"the server ended with code {process.returncode}"
         try:
-            answer = ask(port, request)
-            if answer.startswith(b"HTTP/1.1 200"):
-                return answer
+            if ask(port, request).startswith(b"HTTP/1.1 200"):
+                return
         except OSError:
             pass
         time.sleep(0.001)
