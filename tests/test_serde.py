@@ -17,10 +17,10 @@ import msgspec
 import pytest
 
 from perdure.errors import BadArguments, BadJson, InvalidClass, NotSerializable
-from perdure.readers import json_type
 from perdure.ref import Ref
-from perdure.schemas import schemas_of
 from perdure.serde import check, from_json, to_json
+from perdure.serde.readers import json_type
+from perdure.serde.schemas import schemas_of
 from tests import serde_types as types
 from tests.serde_types import (
     Account,

@@ -71,7 +71,7 @@ def test_a_value_comes_back_as_it_was(value: object) -> None:
 
 def test_an_object_travels_as_its_ref() -> None:
     instance = Holder.__new__(Holder)
-    instance._perdure_identity = ("Holder", "ada")
+    instance._perdure_key = "ada"
     ada = Holder.at("ada")
     assert round_trip([instance, {"who": instance}]) == [ada, {"who": ada}]
 
