@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING
 import structlog
 
 from perdure.clock import NS
-from perdure.errors import OperatorError, StoreUnavailable
+from perdure.errors import CallError, OperatorError, StoreUnavailable
 from perdure.host.activation import State
 from perdure.host.snapshots import promotable, take_snapshot, worth_it
 from perdure.journal import codec
+from perdure.journal.entry import Call, Ended
 from perdure.ref import parse_address
 from perdure.store.base import Checkpoint, ObjectRow, Segment, Stored, Suspended
 
@@ -43,6 +44,7 @@ class Checkpointer:
         self._task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self.done = 0
+        self._ended_ns = host.clock.now_ns()
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._watch())
@@ -62,8 +64,10 @@ class Checkpointer:
         while True:
             await asyncio.sleep(0.25)
             log = self._host.log
-            age_ns = self._host.clock.now_ns() - log.tail_since_ns
-            old = log.tail_since_ns and age_ns > settings.checkpoint_seconds * NS
+            # Objects that hibernate wait for a checkpoint too: it takes them out of memory.
+            since_ns = log.tail_since_ns or (self._ended_ns if self._host.stash else 0)
+            age_ns = self._host.clock.now_ns() - since_ns
+            old = since_ns and age_ns > settings.checkpoint_seconds * NS
             if log.tail_bytes < settings.checkpoint_bytes and not old:
                 continue
             try:
@@ -93,6 +97,7 @@ class Checkpointer:
             raise
         log.drop_older(upto)
         self.done += 1
+        self._ended_ns = self._host.clock.now_ns()
 
     async def _write(self, upto: int) -> None:
         log = self._host.log
@@ -102,10 +107,12 @@ class Checkpointer:
             suspended: list[Suspended] = []
             lsn = log.tail
             for oid in oids:
-                segments.append(_segment(oid, log.older_entries[oid]))
-                stored, at = self._snapshot(oid)
+                entries = log.older_entries.get(oid, [])
+                if entries:
+                    segments.append(_segment(oid, entries))
+                row, stored, at = await self._row(oid, entries)
                 lsn = max(lsn, at)
-                rows.append(await self._row(oid, segments[-1], stored))
+                rows.append(row)
                 if stored is not None and stored.suspended is not None:
                     suspended.append(stored.suspended)
             await log.durable(lsn)
@@ -122,9 +129,12 @@ class Checkpointer:
         await self._store(Checkpoint(log.part, log.epoch, upto=upto, outbox=log.outbox_upto(upto)))
 
     def _slices(self) -> Iterator[list[int]]:
+        older = self._host.log.older_entries
+        # An object may have hibernated after its entries went to history.
+        asleep = [oid for oid in self._host.stash if oid not in older]
         slice_: list[int] = []
         size = 0
-        for oid, entries in list(self._host.log.older_entries.items()):
+        for oid, entries in [*older.items(), *((oid, []) for oid in asleep)]:
             slice_.append(oid)
             size += sum(map(len, entries))
             if len(slice_) >= SLICE_OBJECTS or size >= SLICE_BYTES:
@@ -152,38 +162,68 @@ class Checkpointer:
         # Of an object that hibernates, or did so since the last checkpoint.
         return host.stash.get(oid), 0
 
-    async def _row(self, oid: int, segment: Segment, stored: Stored | None) -> ObjectRow:
+    async def _row(
+        self, oid: int, entries: list[bytes]
+    ) -> tuple[ObjectRow, Stored | None, int]:
+        """The row of an object, the snapshot in it, and the chunk that has to be on disk before.
+
+        A snapshot may be older than the newest entry: the object has woken again, and runs. Then
+        when to wake it, and whether it is there at all, is what the entries say.
+        """
         host = self._host
-        entries = host.log.older_entries[oid]
-        last = codec.decode_entry(entries[-1])
         before = await host.store.load(host.log.part, oid)
         known = before.row if before is not None else None
+        last = codec.decode_entry(entries[-1]) if entries else None
+        last_seq = last.seq if last is not None else known.last if known is not None else 0
+        stored, lsn = self._snapshot(oid)
+        gone = _is_gone(entries, known is None or known.status == "deleted")
+        if gone and (stored is None or newest_seq(stored) < last_seq):
+            # With its last life an object's snapshot goes. What is left of it is kept in one of
+            # its own, and that can only be had from memory.
+            await self._wake(oid)
+            stored, lsn = self._snapshot(oid)
         snapshot = stored.row if stored is not None else None
+        if stored is not None and newest_seq(stored) >= last_seq:
+            wake_at, status = stored.row.wake_at, stored.row.status
+        elif last is not None:
+            wake_at, status = last.wake_at, ""
+        else:
+            assert known is not None
+            wake_at, status = known.wake_at, known.status
         if known is not None:
             kind, key, created = known.kind, known.key, known.created
         else:
             first = codec.decode_entry(entries[0])
             kind, key = parse_address(first.address)
             created = first.time
-        status = (
-            snapshot.status if snapshot is not None else (known.status if known is not None else "")
-        )
+        if last is not None:
+            updated, version = last.time, last.version
+        else:
+            assert known is not None
+            updated, version = known.updated, known.version
         quarantined = host.quarantine.objects.get(oid)
-        return ObjectRow(
+        row = ObjectRow(
             oid=oid,
             kind=kind,
             key=key,
             # Any number but 0 keeps the snapshot that is there, where this row brings none.
             seq=snapshot.seq if snapshot is not None and snapshot.snapshot is not None else 1,
-            last=segment.last,
-            wake_at=snapshot.wake_at if snapshot is not None else last.wake_at,
+            last=last_seq,
+            wake_at=wake_at,
             status="quarantined" if quarantined is not None else status,
             detail=quarantined or "",
             created=created,
-            updated=last.time,
-            version=last.version,
+            updated=updated,
+            version=version,
             snapshot=snapshot.snapshot if snapshot is not None else None,
         )
+        return row, stored, lsn
+
+    async def _wake(self, oid: int) -> None:
+        try:
+            await self._host.wake(oid)
+        except CallError:
+            pass  # It is quarantined, and stays as it is.
 
     def _written(self, row: ObjectRow, cache_seq: int) -> None:
         host = self._host
@@ -227,6 +267,17 @@ def newest_seq(stored: Stored) -> int:
     """The turn of the newest snapshot that a stored object has."""
     cache = stored.suspended
     return max(stored.row.seq, cache.seq if cache is not None else 0)
+
+
+def _is_gone(entries: list[bytes], before: bool) -> bool:
+    """Whether the object is deleted after these turns, if `before` them it was (or never was)."""
+    for body in reversed(entries):
+        entry = codec.decode_entry(body)
+        if isinstance(entry.event, Ended):
+            return True
+        if isinstance(entry.event, Call) and not entry.undone:
+            return False
+    return before
 
 
 def _segment(oid: int, entries: list[bytes]) -> Segment:
