@@ -10,9 +10,18 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
 NS = 1_000_000_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def iso(ns: int) -> str:
+    """Nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond."""
+    when = _EPOCH + timedelta(microseconds=ns // 1000)
+    return when.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 class Timer(Protocol):

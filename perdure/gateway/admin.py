@@ -4,6 +4,8 @@
     GET     objects?class=&prefix=&status=&limit=&after=      a page; `Link: rel="next"` if full
     GET     objects/{Class}/{key}                             DELETE ends the object
     GET     objects/{Class}/{key}/history?after=&limit=
+    GET     objects/{Class}/{key}/why
+    GET     doctor?class=&after=&limit=                       a page; `next` is to go on behind
     GET     quarantine
     POST    quarantine/{Class}/{key}/retry                    or skip
 
@@ -53,6 +55,11 @@ class Admin:
             case ["objects", kind, key, "history"]:
                 address = _address(kind, key)
                 return {b"GET": lambda: self._history(address, query)}
+            case ["objects", kind, key, "why"]:
+                address = _address(kind, key)
+                return {b"GET": lambda: _shown(host.why(address))}
+            case ["doctor"]:
+                return {b"GET": lambda: self._examine(query)}
             case ["quarantine"]:
                 return {b"GET": lambda: _shown(host.quarantined())}
             case ["quarantine", kind, key, "retry"]:
@@ -100,6 +107,12 @@ class Admin:
         after = _whole(given, "after", 0, 2**63 - 1, least=0)
         limit = _whole(given, "limit", PAGE, PAGE_MAX)
         return json_reply(await self._host.history(address, after, limit))
+
+    async def _examine(self, query: bytes) -> Reply:
+        given = read_query(query)
+        limit = _whole(given, "limit", PAGE, PAGE_MAX)
+        kind, after = given.get("class") or None, given.get("after") or None
+        return json_reply(await self._host.examine(kind, after, limit))
 
 
 async def _shown(found: Awaitable[Any]) -> Reply:

@@ -1,8 +1,8 @@
 """What lies under `/_perdure/`: which path is what, and who may ask for it.
 
     open     health, ready, openapi.json
-    app      calls/{id}                                  whoever `authorize` lets in
-    admin    metrics, classes, objects, quarantine       loopback, or the admin token
+    app      calls/{id}                                     whoever `authorize` lets in
+    admin    metrics, classes, objects, doctor, quarantine  loopback, or the admin token
 
 Loopback means a program on this machine that speaks for itself (`came_straight`); a proxy's word
 about its client is not taken.

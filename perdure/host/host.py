@@ -25,15 +25,14 @@ from perdure.errors import (
     UnknownCall,
     UnknownKind,
 )
-from perdure.failure import failure_of
-from perdure.host import look
+from perdure.host import doctor, look, why
 from perdure.host.activation import Activation, State
 from perdure.host.alarms import HORIZON_NS, Alarms
 from perdure.host.asking import Surroundings
 from perdure.host.checkpoint import Checkpointer
 from perdure.host.delivery import RETRY_S, Delivery
 from perdure.host.effects import Effects
-from perdure.host.incoming import Answer, IncomingCall
+from perdure.host.incoming import Answer, IncomingCall, Watched
 from perdure.host.intake import answer_of
 from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
@@ -47,9 +46,6 @@ from perdure.settings import Settings
 from perdure.store.base import Layout, Store, Stored
 
 logger = structlog.get_logger("perdure")
-
-# Inside events in one pass of the loop, after which sockets get their turn again.
-EVENTS_A_PASS = 256
 
 
 class Slot(Protocol):
@@ -327,7 +323,7 @@ class Host:
     def answered(self, answered: Answered, outputs: list[Output]) -> None:
         """Put those who watch a call behind the gate of its answer."""
         for on_answer in self.watchers.pop(answered.id, ()):
-            outputs.append(_Watched(on_answer, answer_of(answered)))
+            outputs.append(Watched(on_answer, answer_of(answered)))
 
     def take_waiting(self, oid: int) -> list[IncomingCall]:
         """Calls in flight of an object that will not answer them any more."""
@@ -380,6 +376,14 @@ class Host:
     async def history(self, address: str, after: int, limit: int) -> list[dict[str, Any]]:
         """What happened to an object (look.py). Raises UnknownKind, UnknownObject."""
         return await look.history(self, *parse_address(address), after, limit)
+
+    async def why(self, address: str) -> list[dict[str, Any]]:
+        """What an object waits for, to the end (why.py). Raises UnknownKind, UnknownObject."""
+        return await why.why(self, *parse_address(address))
+
+    async def examine(self, kind: str | None, after: str | None, limit: int) -> dict[str, Any]:
+        """Which objects could not be loaded: a page of them (doctor.py)."""
+        return await doctor.examine(self, kind, after, limit)
 
     async def quarantined(self) -> list[dict[str, Any]]:
         """What is set aside, and why."""
@@ -479,19 +483,3 @@ class Host:
             alarms=len(self.alarms),
             quarantined=len(self.quarantine.objects),
         )
-
-
-class _Watched:
-    """The output of somebody who watches a call."""
-
-    __slots__ = ("answer", "on_answer")
-
-    def __init__(self, on_answer: Callable[[Answer], None], answer: Answer) -> None:
-        self.on_answer = on_answer
-        self.answer = answer
-
-    def release(self, error: PerdureError | None) -> None:
-        if error is not None:
-            self.on_answer(Answer(self.answer.call_id, b"", failure_of(error)))
-        else:
-            self.on_answer(self.answer)

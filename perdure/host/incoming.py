@@ -100,3 +100,19 @@ class Acceptance:
         # On an error the call itself is refused, by whoever holds it as waiting.
         if error is None and self.call.on_accepted is not None:
             self.call.on_accepted(self.call.id)
+
+
+class Watched:
+    """The output of somebody who watches a call."""
+
+    __slots__ = ("answer", "on_answer")
+
+    def __init__(self, on_answer: Callable[[Answer], None], answer: Answer) -> None:
+        self.on_answer = on_answer
+        self.answer = answer
+
+    def release(self, error: PerdureError | None) -> None:
+        if error is not None:
+            self.on_answer(Answer(self.answer.call_id, b"", failure_of(error)))
+        else:
+            self.on_answer(self.answer)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from perdure.errors import CallError, DivergenceError
+from perdure.errors import CallError, DivergenceError, JournalCorrupt
 from perdure.host.replay import replay_segments, replay_tail
 from perdure.store.base import ObjectRow, Stored
 from perdure.suspend import heap
@@ -69,7 +69,7 @@ def _loaded(activation: Activation, stored: Stored | None) -> None:
     try:
         replayed = _build(activation, stored)
     except Exception as error:
-        if stored is None or stored.suspended is None:
+        if stored is None or not rests_on_code(stored):
             activation.unusable(error)
             return
         logger.warning(
@@ -83,6 +83,16 @@ def _loaded(activation: Activation, stored: Stored | None) -> None:
     base_seq = stored.row.seq if stored is not None else 0
     suspended = stored.suspended if stored is not None else None
     activation.begin(replayed, base_seq, suspended.seq if suspended is not None else base_seq)
+
+
+def rests_on_code(stored: Stored) -> bool:
+    """Whether the newest snapshot may have been spoilt by a change of code or interpreter alone.
+
+    So may the base of an object that is never at rest: it was a cache before.
+    """
+    base = stored.row.snapshot or b""
+    # It may be damaged, and too short to say.
+    return stored.suspended is not None or (len(base) > 4 and heap.is_suspended(base))
 
 
 def _build(activation: Activation, stored: Stored | None) -> int:
@@ -107,11 +117,15 @@ async def _build_from_base(activation: Activation) -> None:
             replayed, base_seq = await _replay_from(activation, row)
         except DivergenceError:
             raise
-        except Exception:
+        except Exception as error:
             if row is None or row.snapshot is None:
                 raise
             activation.renew_machine()
-            replayed, base_seq = await _replay_from(activation, None)
+            try:
+                replayed, base_seq = await _replay_from(activation, None)
+            except JournalCorrupt:
+                # Its first turns are no longer kept: then this is why it cannot be loaded.
+                raise error from None
     except Exception as error:
         if activation.is_loading():
             activation.unusable(error)

@@ -5,18 +5,20 @@ The figures are those of CLI, admin HTTP and studio; their shapes are in docs/re
 
 from __future__ import annotations
 
-import asyncio
+import gc
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import structlog
 
-from perdure.errors import UnknownKind, UnknownObject
+from perdure.clock import iso
+from perdure.errors import NotSerializable, ReadOnlyError, UnknownKind, UnknownObject
 from perdure.host.activation import Activation
-from perdure.host.machine import Machine
+from perdure.host.records import Waited
 from perdure.host.replay import short_body, tell_command
-from perdure.host.task import Task
+from perdure.host.stacks import short
+from perdure.host.waits import tell_waits
 from perdure.journal import codec
 from perdure.journal.entry import (
     Call,
@@ -30,22 +32,19 @@ from perdure.journal.entry import (
     StepDone,
 )
 from perdure.journal.identity import oid_of
-from perdure.ref import format_address, parse_address
+from perdure.object import Object
+from perdure.ref import Ref, format_address, parse_address
+from perdure.suspend import heap
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
 
+logger = structlog.get_logger("perdure")
+
 _TEXT_MAX = 2000
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
-
-def iso(ns: int) -> str:
-    """Nanoseconds since 1970 as RFC 3339 in UTC, to the microsecond."""
-    return (
-        (_EPOCH + timedelta(microseconds=ns // 1000))
-        .isoformat(timespec="microseconds")
-        .replace("+00:00", "Z")
-    )
+# A larger memory is not compared before and after a look: that would take as long as two dumps.
+_COMPARED_MAX = 1 << 20
 
 
 # --- what there is
@@ -60,6 +59,13 @@ async def list_objects(
     """
     if kind is not None and kind not in host.kinds:
         raise UnknownKind(f"no class {kind!r} is served here")
+    return await page(host, kind, prefix, status, limit, after)
+
+
+async def page(
+    host: Host, kind: str | None, prefix: str, status: str | None, limit: int, after: str | None
+) -> list[dict[str, Any]]:
+    """The same, also of a class that is not served."""
     begin = parse_address(after) if after else None
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for name, entry in _in_tail(host):
@@ -159,25 +165,53 @@ async def show(host: Host, kind: str, key: str) -> dict[str, Any]:
     activation = await host.wake(oid)
     if activation is None or activation.machine.instance is None:
         raise UnknownObject(f"there is no object {format_address(kind, key)}")
+    lsn = activation.last_lsn
+    facts["rebuild"], size = _rebuild(activation)
+    facts |= _look(activation, compare=0 < size <= _COMPARED_MAX)
+    # Like a query's answer, it leaves when what it has seen is on disk.
+    await host.log.durable(lsn)
+    return facts
+
+
+def _look(activation: Activation, *, compare: bool) -> dict[str, Any]:
+    """What the object's memory holds. The reprs of its values are code of the app: they run as a
+    query does, and one that changes something costs the object a reload."""
     machine = activation.machine
-    return facts | {
-        "seq": machine.seq,
-        "state": {name: plain(value) for name, value in machine.instance.__dict__.items()},
-        "timers": [
+    seen: dict[str, Any] = {}
+
+    def look(instance: Object) -> None:
+        seen["seq"] = machine.seq
+        seen["state"] = {name: plain(value) for name, value in instance.__dict__.items()}
+        seen["timers"] = [
             _timer(timer) for timer in sorted(machine.timers or ()) if timer.callback is not None
-        ],
-        "waits": [_wait(machine, task) for task in (machine.tasks or {}).values()],
-        "steps": [
-            {
-                "name": waited.asked.name,
-                "arguments": short_body(waited.asked.body, 200),
-                "id": waited.asked.id,
-                "attempt": waited.asked.attempt,
-                "since": iso(waited.since),
-            }
-            for waited in (machine.steps or {}).values()
-        ],
-        "rebuild": await _rebuild(host, activation),
+        ]
+        seen["waits"] = tell_waits(machine)
+        seen["steps"] = [_step(waited) for waited in (machine.steps or {}).values()]
+
+    host = activation.host
+    if host.slot is not None:
+        host.slot.begin(machine.address, b"look")
+    gc.disable()
+    try:
+        machine.query(look, ((), {}), host.clock.now_ns(), deep=compare)
+    except ReadOnlyError as error:
+        logger.warning("a repr changes the object", object=machine.address, why=str(error))
+    finally:
+        gc.enable()
+        if host.slot is not None:
+            host.slot.end()
+    if machine.tainted:
+        activation.reload()
+    return seen
+
+
+def _step(waited: Waited) -> dict[str, Any]:
+    return {
+        "name": waited.asked.name,
+        "arguments": short_body(waited.asked.body, 200),
+        "id": waited.asked.id,
+        "attempt": waited.asked.attempt,
+        "since": iso(waited.since),
     }
 
 
@@ -188,69 +222,23 @@ def _timer(timer: Any) -> dict[str, Any]:
     }
 
 
-def _wait(machine: Machine, task: Task) -> dict[str, Any]:
-    event: Call | None = task.call
-    running = (machine.running or {}).get(event.id) if event is not None else None
-    return {
-        "task": task.get_name(),
-        "call_id": event.id if event is not None else None,
-        "handler": event.handler if event is not None else None,
-        "since": iso(running.since) if running is not None else None,
-        "waiting_on": waiting_on(machine, task.waiting_on),
-        "stack": stack_of(task.coroutine),
-    }
-
-
-def waiting_on(machine: Machine, future: asyncio.Future[Any] | None) -> str:
-    """What a future stands for, in a few words."""
-    if future is None:
-        return "its turn"
-    for asked in (machine.asked or {}).values():
-        if asked.future is future:
-            return f"call {asked.to}.{asked.handler} since {iso(asked.since)}"
-    for waited in (machine.steps or {}).values():
-        if waited.future is future:
-            asked_step = waited.asked
-            return (
-                f"step {asked_step.name} (attempt {asked_step.attempt}) since {iso(waited.since)}"
-            )
-    for timer in machine.timers or ():
-        if any(argument is future for argument in timer.args):
-            return f"sleep until {iso(timer.when_ns)}"
-    if isinstance(future, Task):
-        return f"task {future.get_name()}"
-    children = getattr(future, "_children", None)
-    if children:
-        return f"{sum(not child.done() for child in children)} of {len(children)} awaitables"
-    return "a future of the object"
-
-
-def stack_of(coroutine: Any) -> list[dict[str, Any]]:
-    """The frames of suspended code, the outermost first."""
-    frames: list[dict[str, Any]] = []
-    while coroutine is not None:
-        frame = getattr(coroutine, "cr_frame", None) or getattr(coroutine, "gi_frame", None)
-        if frame is not None:
-            frames.append(
-                {
-                    "file": frame.f_code.co_filename,
-                    "line": frame.f_lineno,
-                    "function": frame.f_code.co_qualname,
-                }
-            )
-        coroutine = getattr(coroutine, "cr_await", None) or getattr(coroutine, "gi_yieldfrom", None)
-    return frames
-
-
-async def _rebuild(host: Host, activation: Activation) -> dict[str, Any]:
-    """How the object would come back after a crash."""
-    machine = activation.machine
-    entries = machine.seq - activation.base_seq
-    return {
-        "by": "snapshot and replay" if activation.base_seq else "replay",
-        "snapshot_seq": activation.base_seq,
+def _rebuild(activation: Activation) -> tuple[dict[str, Any], int]:
+    """How the object would come back if the process ended now; and its size as a snapshot."""
+    seq, newest = activation.machine.seq, activation.snapshot_seq
+    entries = seq - newest
+    size, why = 0, None
+    try:
+        size = len(heap.dump_heap(activation.machine))
+    except NotSerializable as error:
+        why = error.message
+    facts = {
+        "by": "replay" if not newest else "snapshot and replay" if entries else "snapshot",
         "entries": entries,
+        "snapshot_seq": newest,
+        "base_seq": activation.base_seq,
+        "why": why,
     }
+    return facts, size
 
 
 def plain(value: Any) -> Any:
@@ -262,13 +250,7 @@ def plain(value: Any) -> Any:
 
 
 def _shown(value: Any) -> Any:
-    if getattr(value, "address", None) is not None and hasattr(value, "_kind"):
-        return value.address
-    try:
-        text = repr(value)
-    except Exception as error:
-        text = f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
-    return text if len(text) <= _TEXT_MAX else text[: _TEXT_MAX - 1] + "…"
+    return value.address if isinstance(value, Ref) else short(value, _TEXT_MAX)
 
 
 # --- what happened

@@ -51,8 +51,12 @@ class Task(Future):
         "loop",
         "must_cancel",
         "name",
+        "since_ns",
         "waiting_on",
     )
+
+    since_ns: int
+    """When the wait began that it is in; not set before the first."""
 
     def __init__(
         self,
@@ -223,6 +227,7 @@ class Task(Future):
             waited._asyncio_future_blocking = False
             waited.add_done_callback(self.wake, context=self.context)
             self.waiting_on = waited
+            self.since_ns = loop.now_ns
             if self.must_cancel and waited.cancel(msg=self._cancel_message):
                 self.must_cancel = False
             return

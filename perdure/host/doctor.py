@@ -1,0 +1,124 @@
+"""Which objects could not be loaded under this interpreter and this code.
+
+Every stored snapshot is loaded once, into a machine that is then thrown away; no object is woken
+and nothing is written. What a replay would come to is not tried here, only what it begins from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import platform
+from typing import TYPE_CHECKING, Any
+
+from perdure.clock import perf_ns
+from perdure.errors import PerdureError
+from perdure.host import look
+from perdure.host.load import REBUILD, rests_on_code
+from perdure.host.machine import Machine
+from perdure.journal import codec
+from perdure.journal.identity import oid_of
+from perdure.ref import parse_address
+from perdure.store.base import Stored
+from perdure.suspend import heap, probe
+
+if TYPE_CHECKING:
+    from perdure.host.host import Host
+
+_BREATH_NS = 5_000_000
+"""After so much work, the calls have their turn."""
+
+
+async def examine(host: Host, kind: str | None, after: str | None, limit: int) -> dict[str, Any]:
+    """One page of objects behind the address `after`: how many were checked, and what is wrong.
+
+    `next` is the address to go on behind, or None. `kind` may be a class that is not served.
+    """
+    page = await look.page(host, kind, "", None, limit, after)
+    problems: list[dict[str, Any]] = []
+    began = perf_ns()
+    for line in page:
+        problems += await _examine(host, line["address"], line["seq"])
+        if perf_ns() - began > _BREATH_NS:
+            await asyncio.sleep(0)
+            began = perf_ns()
+    why = probe.unfit()
+    return {
+        "checked": len(page),
+        "problems": problems,
+        "next": page[-1]["address"] if len(page) == limit else None,
+        "interpreter": f"{platform.python_implementation()} {platform.python_version()}",
+        "suspended_code": {"kept": not why, "why": why or None},
+    }
+
+
+async def _examine(host: Host, address: str, last: int) -> list[dict[str, Any]]:
+    kind, key = parse_address(address)
+    oid = oid_of(kind, key)
+    refusal = host.quarantine.refusal(oid)
+    if refusal is not None:
+        return [_problem(address, "quarantined", refusal.message)]
+    if kind not in host.kinds:
+        return [_problem(address, "class not served", f"no class {kind!r} is served here")]
+    stored = await host.store.load(host.log.part, oid)
+    if stored is None:
+        return []
+    base, cache = stored.row, stored.suspended
+    base_why = _why_not(host, stored, base.snapshot)
+    cache_why = _why_not(host, stored, cache.body) if cache is not None else ""
+    first = 1 if base_why or base.snapshot is None else base.seq + 1
+    replay = await _replay(host, oid, first, max(last, base.last))
+    problems: list[dict[str, Any]] = []
+    if cache_why:
+        problems.append(_problem(address, "suspended snapshot", cache_why, replay))
+    if base_why:
+        if cache is not None and not cache_why:
+            replay = f"nothing, while the snapshot of turn {cache.seq} loads"
+        elif not rests_on_code(stored):
+            replay = ""
+        problems.append(_problem(address, "base snapshot", base_why, replay))
+    return problems
+
+
+def _why_not(host: Host, stored: Stored, snapshot: bytes | None) -> str:
+    """Why a snapshot does not load; empty if it does, or is none."""
+    if snapshot is None:
+        return ""
+    row = stored.row
+    scratch = Machine(host.kinds[row.kind], row.key, row.oid, host.surroundings)
+    if host.slot is not None:
+        host.slot.begin(scratch.address, REBUILD)
+    try:
+        heap.load_heap(scratch, snapshot)
+    except PerdureError as error:
+        return error.message
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    finally:
+        scratch.discard()
+        if host.slot is not None:
+            host.slot.end()
+    return ""
+
+
+async def _replay(host: Host, oid: int, first: int, last: int) -> str:
+    """The replay that takes a snapshot's place; empty if the journal does not reach back so far."""
+    segments = await host.store.history(host.log.part, oid, first - 1, 1)
+    if segments:
+        begins = segments[0].first
+    else:
+        entries = host.log.entries_of(oid)
+        begins = codec.decode_entry(entries[0]).seq if entries else first
+    if begins > first:
+        return ""
+    turns = last - first + 1
+    return f"replay of {turns} turn{'' if turns == 1 else 's'} from turn {first}"
+
+
+def _problem(address: str, what: str, why: str, replay: str = "") -> dict[str, Any]:
+    return {
+        "address": address,
+        "what": what,
+        "why": why,
+        "follows": replay or "cannot be loaded",
+        "loadable": bool(replay),
+    }
