@@ -33,6 +33,7 @@ from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer
 from perdure.host.intake import admit, answer_of, overloaded
 from perdure.host.load import load
 from perdure.host.machine import Machine, encode_failure
+from perdure.host.snapshots import newest_seq
 from perdure.journal.codec import Message, encode_entry
 from perdure.journal.entry import (
     BODY_KEPT_MAX,
@@ -55,6 +56,7 @@ from perdure.suspend import heap
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
+    from perdure.store.base import Stored
 
 logger = structlog.get_logger("perdure")
 
@@ -88,6 +90,7 @@ class Activation:
         "replayed",
         "snapshot_seq",
         "state",
+        "taken",
         "unkept",
         "used_ns",
         "wake_at",
@@ -105,6 +108,8 @@ class Activation:
         """The turn of the snapshot that the journal is replayed from."""
         self.snapshot_seq = 0
         """The turn of the newest snapshot outside of memory, which may hold suspended code."""
+        self.taken: Stored | None = None
+        """A snapshot that is on its way to the store, and whose bytes this memory goes on from."""
         self.unkept = ""
         """Why its suspended code cannot be kept in a snapshot, where it was tried."""
         self.replayed = 0
@@ -336,9 +341,11 @@ class Activation:
                 duration_us,
                 machine.address if seq == 1 else "",
                 undone,
+                machine.reloaded,
             )
         )
         self.wake_at = wake_at
+        machine.reloaded = False
         # The list went into the entry; an idle object keeps nothing of its last turn.
         machine.commands = NOTHING
         machine.traces = None
@@ -394,6 +401,9 @@ class Activation:
 
     def reload(self) -> None:
         """Forget this memory and build it again from snapshot and entries."""
+        if self.taken is not None and newest_seq(self.taken) == self.machine.seq:
+            # On its way to the store, which may have it before the next turn.
+            self.host.stash[self.machine.oid] = self.taken
         self.renew_machine()
         self.state = State.LOADING
         self.alarm_ns = 0

@@ -20,7 +20,7 @@ import structlog
 from perdure.clock import NS
 from perdure.errors import CallError, OperatorError, StoreUnavailable
 from perdure.host.activation import State
-from perdure.host.snapshots import promotable, take_snapshot, worth_it
+from perdure.host.snapshots import newest_seq, promotable, take_snapshot, worth_it
 from perdure.journal import codec
 from perdure.journal.entry import Call, Ended
 from perdure.ref import parse_address
@@ -236,6 +236,8 @@ class Checkpointer:
             if row.snapshot is not None:
                 activation.base_seq = max(activation.base_seq, row.seq)
             activation.snapshot_seq = max(activation.snapshot_seq, newest)
+            if activation.taken is not None and newest_seq(activation.taken) <= newest:
+                activation.taken = None
         if activation is None and row.oid in host.asleep:
             host.sleeps_in_store(row.oid)
 
@@ -261,12 +263,6 @@ class Checkpointer:
                 Checkpoint(log.part, log.epoch, [base], forget=self._forgotten([base]))
             )
             self._written(base, 0)
-
-
-def newest_seq(stored: Stored) -> int:
-    """The turn of the newest snapshot that a stored object has."""
-    cache = stored.suspended
-    return max(stored.row.seq, cache.seq if cache is not None else 0)
 
 
 def _is_gone(entries: list[bytes], before: bool) -> bool:

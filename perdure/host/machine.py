@@ -67,6 +67,7 @@ class Machine(Asking):
         "instance",
         "kept",
         "queue",
+        "reloaded",
         "running",
         "tainted",
         "traces",
@@ -92,6 +93,15 @@ class Machine(Asking):
         part of what is remembered."""
         self.tainted = False
         """A query changed something: this memory must not be used any further."""
+        self.reloaded = False
+        """It came from bytes, has sets, and no turn has run in it since."""
+
+    def go_through_bytes(self) -> None:
+        """Become what a load of this memory's bytes would be."""
+        data = heap.dump_heap(self)
+        self.discard()
+        Machine.__init__(self, self.kind, self.key, self.oid, self.surroundings)
+        heap.load_heap(self, data)
 
     # --- a turn
 

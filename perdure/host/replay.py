@@ -61,6 +61,9 @@ def _replay(machine: Machine, entry: Entry) -> int:
             f"{machine.address}: turn {machine.seq + 1} is missing, and {entry.seq} is there",
             hint="Restore the data directory from a backup.",
         )
+    if entry.reloaded and not machine.reloaded:
+        machine.go_through_bytes()
+    machine.reloaded = False
     if entry.undone:
         machine.skip(entry.event, entry.time, entry.commands)
         return 1

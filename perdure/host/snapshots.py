@@ -41,6 +41,9 @@ def take_snapshot(host: Host, activation: Activation, *, stays: bool) -> Stored 
     the bytes; and that a rebuilt copy goes on as the original would is seen by letting it.
     """
     machine = activation.machine
+    if activation.taken is not None and newest_seq(activation.taken) == machine.seq:
+        # Bytes of a memory that came from bytes would have its sets in a third order.
+        return activation.taken
     quiescent = machine.quiescent()
     try:
         snapshot = heap.dump_heap(machine)
@@ -56,9 +59,19 @@ def take_snapshot(host: Host, activation: Activation, *, stays: bool) -> Stored 
     activation.unkept = ""
     machine = activation.machine
     if quiescent:
-        return Stored(_row(host, machine, machine.seq, snapshot, activation.wake_at), [])
-    row = _row(host, machine, activation.base_seq, None, activation.wake_at)
-    return Stored(row, [], Suspended(machine.oid, machine.seq, snapshot))
+        stored = Stored(_row(host, machine, machine.seq, snapshot, activation.wake_at), [])
+    else:
+        row = _row(host, machine, activation.base_seq, None, activation.wake_at)
+        stored = Stored(row, [], Suspended(machine.oid, machine.seq, snapshot))
+    if machine.reloaded:
+        activation.taken = stored
+    return stored
+
+
+def newest_seq(stored: Stored) -> int:
+    """The turn of the newest snapshot that a stored object has."""
+    cache = stored.suspended
+    return max(stored.row.seq, cache.seq if cache is not None else 0)
 
 
 def worth_it(activation: Activation) -> bool:

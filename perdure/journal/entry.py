@@ -172,6 +172,9 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     """In the first turn of an object's life; it is then that a row can be made for it."""
     undone: bool = False
     """An atomic call that raised: nothing of it but the answer is left, and replay skips it."""
+    reloaded: bool = False
+    """The memory that the turn found had just come from bytes, and holds sets: they are walked in
+    another order than before, so a replay that comes from further back goes through bytes here."""
 
 
 def shortened(answered: Answered) -> Answered:

@@ -78,7 +78,7 @@ _COMPRESS_FROM = 1024
 
 # Slots of a machine that are the object's memory. Those left out are given by the host (kind,
 # key, oid, surroundings), last no longer than a turn (call, commands, undone, read_only, _chance),
-# or are about this copy alone (problems, tainted).
+# or are about this copy alone (reloaded, problems, tainted).
 STATE = (
     "asked",
     "cancelled_timers",
@@ -271,6 +271,7 @@ def load_heap(machine: Any, data: bytes) -> None:
             ) from error
     for name, value in state.items():
         setattr(machine, name, value)
+    machine.reloaded = has_sets(data)
     if machine.instance is not None:
         machine.kind.complete(machine.instance)
 
