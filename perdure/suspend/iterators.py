@@ -90,10 +90,9 @@ class SetIterator:
 
     __slots__ = ("left", "size", "walked")
 
-    def __init__(self, walked: set[Any] | frozenset[Any], left: list[Any]) -> None:
-        self.walked = walked
-        self.size = len(walked)
-        self.left = left
+    walked: set[Any] | frozenset[Any]
+    size: int
+    left: list[Any]
 
     def __iter__(self) -> SetIterator:
         return self
@@ -110,12 +109,25 @@ class SetIterator:
         return len(self.left)
 
 
+def make_set_iterator() -> SetIterator:
+    return SetIterator()
+
+
+def fill_set_iterator(iterator: SetIterator, state: tuple[Any, int, list[Any]]) -> None:
+    iterator.walked, iterator.size, iterator.left = state
+
+
 def reduce_set_iterator(iterator: Any) -> Any:
     walked = next(iter(gc.get_referents(iterator)), None)
     if walked is None:
         return iter, ((),)
-    made = SetIterator(walked, iterator.__reduce__()[1][0][::-1])
-    return made.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+    state = (walked, len(walked), iterator.__reduce__()[1][0][::-1])
+    return make_set_iterator, (), state, None, None, fill_set_iterator
+
+
+def reduce_own_set_iterator(iterator: SetIterator) -> Any:
+    state = (iterator.walked, iterator.size, iterator.left)
+    return make_set_iterator, (), state, None, None, fill_set_iterator
 
 
 # --- itertools
@@ -153,6 +165,7 @@ REDUCERS: dict[type, Any] = {
     **dict.fromkeys(_dict_iterators, reduce_dict_iterator),
     **dict.fromkeys(_views, reduce_view),
     type(iter(set())): reduce_set_iterator,
+    SetIterator: reduce_own_set_iterator,
     **{
         cls: reduce_itertool
         for cls in vars(itertools).values()

@@ -61,15 +61,17 @@ def reduce_function(function: types.FunctionType) -> Any:
 
 
 _marks: dict[int, tuple[object, str, str]] = {}
-_searched = 0
+_searched: tuple[int, str] = (0, "")
 
 
 def reduce_mark(value: object) -> Any:
     """A bare `object()`, as is used for "no argument was given"."""
     global _searched
-    if id(value) not in _marks and _searched != len(sys.modules):
-        _searched = len(sys.modules)
-        _search()
+    if id(value) not in _marks:
+        modules = len(sys.modules), next(reversed(sys.modules), "")
+        if _searched != modules:
+            _searched = modules
+            _search()
     known = _marks.get(id(value))
     # What no name leads to belongs to the object, and need only stay one value in it.
     return (find, known[1:]) if known is not None and known[0] is value else NotImplemented
@@ -79,12 +81,17 @@ def _search() -> None:
     for module_name, module in list(sys.modules.items()):
         for name, value in list(getattr(module, "__dict__", {}).items()):
             if type(value) is object:
-                _marks.setdefault(id(value), (value, module_name, name))
+                _mark(value, module_name, name)
             elif isinstance(value, type) and value.__module__ == module_name:
                 for inner, part in list(vars(value).items()):
                     if type(part) is object:
-                        path = f"{value.__qualname__}.{inner}"
-                        _marks.setdefault(id(part), (part, module_name, path))
+                        _mark(part, module_name, f"{value.__qualname__}.{inner}")
+
+
+def _mark(value: object, module: str, path: str) -> None:
+    known = _marks.get(id(value))
+    if known is None or sys.modules.get(known[1]) is None:
+        _marks[id(value)] = (value, module, path)
 
 
 Singles = dict[int, tuple[object, str, str]]
