@@ -47,6 +47,7 @@ from perdure.journal.entry import (
     Refused,
     Sent,
     StepAsked,
+    StepDone,
     StepDropped,
     shortened,
 )
@@ -259,10 +260,20 @@ class Activation:
 
     # --- a turn
 
+    def _awaited(self, event: Event) -> bool:
+        """Whether an event from inside still has to be taken. It may be offered twice: after a
+        commit that failed, and when an object comes back."""
+        if type(event) is StepDone:
+            return event.number in (self.machine.steps or ())
+        source = source_of(event)
+        return source is None or self.host.log.undelivered(source)
+
     def _run(self, event: Event, call: IncomingCall | None) -> None:
         """Take one event: turn, entry, and what follows from it."""
         host = self.host
         machine = self.machine
+        if call is None and not self._awaited(event):
+            return
         if host.quarantine.watched and host.quarantine.stops(self, event, told_event(event), call):
             return
         slot = host.slot

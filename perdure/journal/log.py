@@ -90,6 +90,8 @@ class PartitionLog:
         self._rotation: asyncio.Future[None] | None = None
         self._line = 0
         """The last chunk above the line of the checkpoint that was begun last."""
+        self._taken: set[MessageId] = set()
+        """Messages of the outbox whose delivery is on its way to the disk."""
         self._durable: list[tuple[int, asyncio.Future[None]]] = []
         for body in claim.outbox:
             message = codec.read_message(body, f"outbox of partition {self.part}")
@@ -173,6 +175,7 @@ class PartitionLog:
             chunk.outputs += outputs
         if delivered is not None:
             chunk.delivered.append(delivered)
+            self._taken.add(delivered)
         entries = self._recent.get(oid)
         if entries is None:
             self._recent[oid] = [entry]
@@ -187,6 +190,10 @@ class PartitionLog:
     def send(self, message: Message) -> None:
         """Note a message of the entry that is appended next or was just appended."""
         self.outbox[message.source] = (self.gathering_lsn, message)
+
+    def undelivered(self, source: MessageId) -> bool:
+        """Whether a message still has to be taken: it may be offered twice, and is taken once."""
+        return source in self.outbox and source not in self._taken
 
     def after(self, lsn: int, output: Output) -> None:
         """Release an output that rests on nothing later than chunk `lsn`."""
@@ -272,6 +279,7 @@ class PartitionLog:
         self.tail_bytes += sum(map(len, chunk.frames))
         for source in chunk.delivered:
             self.outbox.pop(source, None)
+            self._taken.discard(source)
         if self._gathered.frames or self._gathered.outputs or self._rotation is not None:
             self._schedule()
         for output in chunk.outputs:
@@ -296,6 +304,7 @@ class PartitionLog:
         for chunk in reversed(lost):
             for oid in reversed(chunk.oids):
                 self._take_back(oid)
+        self._taken.clear()
         for source, (lsn, _) in list(self.outbox.items()):
             if lsn > self.tail:
                 del self.outbox[source]
