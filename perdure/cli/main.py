@@ -21,10 +21,12 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "call": ("perdure.cli.call:call", "Call a handler of an object and print the result."),
     "send": ("perdure.cli.call:send", "Tell an object something; print the call's id."),
     "ls": ("perdure.cli.objects:ls", "List objects."),
-    "show": ("perdure.cli.objects:show", "Show one object: state, seq, timers, waits."),
+    "show": ("perdure.cli.objects:show", "Show one object: state, timers, where its code waits."),
+    "why": ("perdure.cli.waits:why", "Show what an object waits for, to the end."),
     "history": ("perdure.cli.history:history", "Show an object's journal, an entry a line."),
     "delete": ("perdure.cli.objects:delete", "End an object: its state and its timers."),
     "quarantine": ("perdure.cli.quarantine:quarantine", "Objects that were set aside."),
+    "doctor": ("perdure.cli.doctor:doctor", "Which objects could not be loaded, and why."),
     "fsck": ("perdure.cli.fsck:fsck", "Check a data directory, and cut a damaged log."),
     "version": ("perdure.cli.version:version", "Print the version."),
 }

@@ -9,6 +9,7 @@ import click
 
 from perdure.cli.client import Server, object_path, remote
 from perdure.cli.output import Complaint, examples, print_json, print_table, show_age, show_time
+from perdure.cli.waits import print_waits, rebuild_text
 
 _PAGE = 1000
 
@@ -72,7 +73,7 @@ def _updated(time: Any) -> str:
 @click.argument("address")
 @remote
 def show(address: str, url: str, token: str | None, as_json: bool) -> None:
-    """Show one object: state, seq, timers, waits, connections and pending steps."""
+    """Show one object: state, seq, timers, steps, and where its code waits, like a traceback."""
     shown = Server(url, token).get(f"objects/{object_path(address)}")
     if as_json:
         print_json(shown)
@@ -81,7 +82,7 @@ def show(address: str, url: str, token: str | None, as_json: bool) -> None:
     click.echo(f"{heading}  {shown.pop('status', '')}")
     shown.pop("class", None)
     shown.pop("key", None)
-    state = shown.pop("state", None)
+    state, waits, rebuild = (shown.pop(name, None) for name in ("state", "waits", "rebuild"))
     for name, value in shown.items():
         if name.endswith(("_at", "_ns")) or name in ("created", "updated"):
             value = show_time(value) if value else ""
@@ -90,6 +91,11 @@ def show(address: str, url: str, token: str | None, as_json: bool) -> None:
         _print_fact(name, value)
     if state is not None:
         _print_fact("state", state if state != {} else "{}")
+    if waits:
+        click.echo(click.style("waits:", dim=True))
+        print_waits(waits)
+    if rebuild:
+        _print_fact("rebuild", rebuild_text(rebuild))
 
 
 def _print_fact(name: str, value: Any) -> None:

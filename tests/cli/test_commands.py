@@ -170,15 +170,139 @@ def test_ls_fetches_page_after_page(server: Script) -> None:
     assert len(json.loads(result.stdout)) == 1001
 
 
+def wait(task: str, on: str, **more: Any) -> dict[str, Any]:
+    frames = [
+        {
+            "file": "shop.py",
+            "line": 31,
+            "function": "Order.run",
+            "text": "await self.paid.wait()",
+            "library": False,
+            "locals": {"patience": "7.0"},
+        },
+        {
+            "file": "locks.py",
+            "line": 213,
+            "function": "Event.wait",
+            "text": "await fut",
+            "library": True,
+            "locals": {"fut": "<Future>"},
+        },
+    ]
+    known = {"task": task, "waiting_on": on, "stack": frames, "since": None, "until": None}
+    return known | {"call_id": "c-1", "handler": "run", "began": None} | more
+
+
 def test_show_prints_state_and_leaves_out_what_is_empty(server: Script) -> None:
-    shown = row("a", state={"value": 7, "tags": ["x"]}, timers=[], waits=["sleep until noon"])
+    why = "C/a: run() line 31: local 'f' is an open file"
+    rebuild = {"by": "replay", "entries": 3, "snapshot_seq": 0, "base_seq": 0, "why": why}
+    waits = [wait("Task-1", "Event self.paid, to be set", until="2026-01-02T03:04:05Z")]
+    shown = row("a", state={"value": 7, "tags": ["x"]}, timers=[], waits=waits, rebuild=rebuild)
     server.on("GET /_perdure/objects/C/a", shown)
     text = server.run("show", "C/a").stdout
     assert "C/a  idle" in text
     assert "  value = 7\n" in text
-    assert "  sleep until noon\n" in text or '"sleep until noon"' in text
     assert "timers" not in text
+    _, _, told = text.partition("waits:\n")
+    lines = told.splitlines()
+    assert lines[0] == "  Task-1 (run, call c-1): Event self.paid, to be set"
+    assert lines[1].startswith("    until 2026-01-02 ")
+    assert lines[2:] == [
+        '    File "shop.py", line 31, in Order.run',
+        "      await self.paid.wait()",
+        "        patience = 7.0",
+        '    File "locks.py", line 213, in Event.wait',
+        "rebuild: by a replay of 3 turns from the first on",
+        f"  it cannot be kept as a snapshot now: {why}",
+    ]
     assert json.loads(server.run("show", "C/a", "--json").stdout) == shown
+
+
+@pytest.mark.parametrize(
+    ("rebuild", "text"),
+    [
+        (("snapshot", 0, 9, 9, None), "from the snapshot of turn 9"),
+        (("snapshot", 0, 9, 4, None), "from the snapshot of turn 9 (base: turn 4)"),
+        (
+            ("snapshot and replay", 1, 9, 0, None),
+            "from the snapshot of turn 9 and a replay of 1 turn",
+        ),
+    ],
+)
+def test_show_tells_how_the_object_comes_back(
+    server: Script, rebuild: tuple[Any, ...], text: str
+) -> None:
+    names = ("by", "entries", "snapshot_seq", "base_seq", "why")
+    shown = row("a", state={}, waits=[], rebuild=dict(zip(names, rebuild, strict=True)))
+    server.on("GET /_perdure/objects/C/a", shown)
+    assert server.run("show", "C/a").stdout.splitlines()[-1] == f"rebuild: {text}"
+
+
+def test_why_prints_a_tree(server: Script) -> None:
+    first = wait("Task-1", "call D/b.enter") | {"address": "C/a", "depth": 0, "end": None}
+    second = {"address": "D/b", "depth": 1, "end": "quarantined", "task": None, "stack": []}
+    second |= {"waiting_on": "D/b is quarantined", "since": None, "until": None}
+    server.on("GET /_perdure/objects/C/a/why", [first, second])
+    assert server.run("why", "C/a").stdout.splitlines() == [
+        "C/a Task-1: call D/b.enter",
+        '  File "shop.py", line 31, in Order.run',
+        "    await self.paid.wait()",
+        '  File "locks.py", line 213, in Event.wait',
+        "  D/b: D/b is quarantined",
+    ]
+    assert json.loads(server.run("why", "C/a", "--json").stdout) == [first, second]
+    server.on("GET /_perdure/objects/C/a/why", [])
+    assert server.run("why", "C/a").stdout == "C/a waits for nothing\n"
+    assert server.run("why", "C/a", "--json").stdout == "[]\n"
+
+
+def page(checked: int, *problems: dict[str, Any], next_: str | None = None) -> dict[str, Any]:
+    return {
+        "checked": checked,
+        "interpreter": "CPython 3.11.7",
+        "suspended_code": {"kept": True, "why": None},
+        "problems": list(problems),
+        "next": next_,
+    }
+
+
+def problem(key: str, *, loadable: bool) -> dict[str, Any]:
+    follows = "replay of 3 turns from turn 1" if loadable else "cannot be loaded"
+    facts = {"address": f"C/{key}", "what": "base snapshot", "why": "it is damaged"}
+    return facts | {"follows": follows, "loadable": loadable}
+
+
+def test_doctor_goes_through_all_pages(server: Script) -> None:
+    server.on("GET /_perdure/doctor?limit=200", page(200, next_="C/x"))
+    server.on("GET /_perdure/doctor?after=C%2Fx&limit=200", page(5, problem("y", loadable=True)))
+    result = server.run("doctor")
+    assert result.exit_code == 0
+    assert result.stdout.splitlines() == [
+        "C/y  base snapshot",
+        "  it is damaged",
+        "  what follows: replay of 3 turns from turn 1",
+        "205 objects checked under CPython 3.11.7",
+        "suspended code can be kept here",
+        "1 of them come back in another way",
+    ]
+    report = json.loads(server.run("doctor", "--json").stdout)
+    assert report["checked"] == 205
+    assert report["suspended_code"] == {"kept": True, "why": None}
+    assert [found["address"] for found in report["problems"]] == ["C/y"]
+
+
+def test_doctor_says_no_where_something_cannot_be_loaded(server: Script) -> None:
+    found = page(1, problem("y", loadable=False))
+    found["suspended_code"] = {"kept": False, "why": "this is no Python"}
+    server.on("GET /_perdure/doctor?class=C&limit=200", found)
+    result = server.run("doctor", "--class", "C")
+    assert result.exit_code == 1
+    assert result.stdout.splitlines()[-3:] == [
+        "1 object checked under CPython 3.11.7",
+        "suspended code cannot be kept here, and comes back by replay: this is no Python",
+        "1 of them cannot be loaded",
+    ]
+    assert server.run("doctor", "--class", "C", "--json").exit_code == 1
 
 
 def entry(seq: int) -> dict[str, Any]:

@@ -13,7 +13,10 @@ from perdure.gateway.problem import CODES
 from perdure.settings import Settings
 from tests.gateway.fakes import FakeHost, Reply, hand, settle
 
-ADMIN = ["metrics", "classes", "objects", "objects/Counter/a", "quarantine"]
+ADMIN = [
+    *("metrics", "classes", "objects", "objects/Counter/a", "objects/Counter/a/why"),
+    *("doctor", "quarantine"),
+]
 
 
 class AdminHost(FakeHost):
@@ -33,6 +36,14 @@ class AdminHost(FakeHost):
     async def history(self, *given: Any) -> list[dict[str, Any]]:
         self.done.append(("history", *given))
         return []
+
+    async def why(self, address: str) -> list[dict[str, Any]]:
+        self.done.append(("why", address))
+        return []
+
+    async def examine(self, *given: Any) -> dict[str, Any]:
+        self.done.append(("examine", *given))
+        return {}
 
     async def quarantined(self) -> list[dict[str, Any]]:
         return []
@@ -212,6 +223,20 @@ async def test_one_object_is_shown_and_ended() -> None:
     reply = await ask(g, "DELETE objects/Counter/a%2Fb")
     assert (reply.status, reply.body) == (204, b"")
     assert host.done == [("delete", "Counter/a%2Fb")]
+
+
+async def test_why_and_doctor_are_asked_of_the_host() -> None:
+    host = AdminHost()
+    g = gateway(host)
+    assert (await ask(g, "GET objects/Counter/a%2Fb/why")).json() == []
+    await ask(g, "GET doctor")
+    await ask(g, "GET doctor?class=Counter&after=Counter%2Fa&limit=7")
+    assert host.done == [
+        ("why", "Counter/a%2Fb"),
+        ("examine", None, None, 100),
+        ("examine", "Counter", "Counter/a", 7),
+    ]
+    assert code(await ask(g, "GET doctor?limit=0")) == "bad-request"
 
 
 async def test_the_history_of_an_object_is_read_by_the_page() -> None:
