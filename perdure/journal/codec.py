@@ -77,9 +77,10 @@ def read_entries(chunk: bytes, place: str) -> Iterator[tuple[int, Entry]]:
     """(oid, Entry) of each frame of a chunk or segment."""
     for oid, body in read_chunk(chunk, place):
         try:
-            yield oid, _decode_entry(body)
-        except msgspec.MsgspecError as error:
+            entry = _decode_entry(body)
+        except Exception as error:  # text that is no UTF-8 raises no error of msgspec's own
             raise corrupt(place, f"an entry cannot be read: {error}") from error
+        yield oid, entry
 
 
 def write_message(message: Message) -> bytes:
@@ -87,9 +88,10 @@ def write_message(message: Message) -> bytes:
 
 
 def read_message(body: bytes, place: str) -> Message:
+    opened = _open(_MESSAGE, body, place)
     try:
-        return _decode_message(_open(_MESSAGE, body, place))
-    except msgspec.MsgspecError as error:
+        return _decode_message(opened)
+    except Exception as error:
         raise corrupt(place, f"a message cannot be read: {error}") from error
 
 
@@ -108,6 +110,8 @@ def _open(magic: bytes, sealed: bytes, place: str) -> memoryview:
             f"{place}: a newer perdure wrote format {version}; this one reads up to {FORMAT}",
             hint="Install that version, or a later one.",
         )
+    if version < 1:
+        raise corrupt(place, f"its format is {version}, which no perdure ever wrote")
     body = memoryview(sealed)[_HEADER.size :]
     if zlib.crc32(body) != checksum:
         raise corrupt(place, "its checksum does not match")
