@@ -1,0 +1,106 @@
+"""Entries, events and commands of every kind, at random; written by hand, field by field."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from perdure.journal.codec import Message
+from perdure.journal.entry import (
+    Answered,
+    Call,
+    Ended,
+    Entry,
+    Fired,
+    MessageId,
+    Refused,
+    Reply,
+    Sent,
+    Skipped,
+    Started,
+    StepAsked,
+    StepDone,
+    StepDropped,
+)
+
+OIDS = st.integers(0, 2**63 - 1)
+NUMBERS = st.integers(0, 2**63 - 1)
+TEXTS = st.text(max_size=20)
+BODIES = st.binary(max_size=64)
+SOURCES = st.none() | st.builds(MessageId, OIDS, NUMBERS, st.integers(0, 2**31))
+
+CALLS = st.builds(
+    Call,
+    id=TEXTS,
+    handler=TEXTS,
+    format=st.integers(0, 1),
+    body=BODIES,
+    caller=TEXTS,
+    principal=BODIES,
+    keep_ns=NUMBERS,
+    digest=st.integers(0, 2**64 - 1),
+    answer_to=NUMBERS,
+    source=SOURCES,
+)
+REPLIES = st.builds(Reply, number=NUMBERS, ok=st.booleans(), body=BODIES, source=SOURCES)
+ENDS = st.builds(Ended, answer_to=NUMBERS, caller=TEXTS, source=SOURCES)
+
+EVENTS = {
+    Call: CALLS,
+    Started: st.builds(Started, id=TEXTS),
+    Reply: REPLIES,
+    Fired: st.builds(Fired),
+    StepDone: st.builds(StepDone, number=NUMBERS, ok=st.booleans(), body=BODIES),
+    Refused: st.builds(Refused, id=TEXTS, failure=BODIES),
+    Ended: ENDS,
+    Skipped: st.builds(
+        Skipped,
+        what=st.sampled_from(["call", "timer"]),
+        source=SOURCES,
+        answer_to=NUMBERS,
+        caller=TEXTS,
+    ),
+}
+
+SENT = st.builds(Sent, to=TEXTS, event=st.one_of(CALLS, REPLIES, ENDS))
+
+COMMANDS = {
+    Answered: st.builds(
+        Answered,
+        id=TEXTS,
+        ok=st.booleans(),
+        body=BODIES,
+        size=NUMBERS,
+        checksum=st.integers(0, 2**32 - 1),
+    ),
+    Sent: SENT,
+    StepAsked: st.builds(
+        StepAsked,
+        number=NUMBERS,
+        name=TEXTS,
+        body=BODIES,
+        id=TEXTS,
+        attempt=st.integers(1, 2**31),
+        timeout_s=st.floats(0, 1e9),
+    ),
+    StepDropped: st.builds(StepDropped, number=NUMBERS),
+}
+
+ENTRIES = st.builds(
+    Entry,
+    seq=NUMBERS,
+    time=NUMBERS,
+    version=TEXTS,
+    event=st.one_of(*EVENTS.values()),
+    commands=st.lists(st.one_of(*COMMANDS.values()), max_size=4),
+    wake_at=NUMBERS,
+    duration_us=NUMBERS,
+    address=TEXTS,
+    undone=st.booleans(),
+    reloaded=st.booleans(),
+)
+
+FRAMES = st.lists(st.tuples(OIDS, ENTRIES), max_size=4)
+
+MESSAGES = st.builds(
+    Message, source=st.builds(MessageId, OIDS, NUMBERS, st.integers(0, 2**31)), sent=SENT
+)
