@@ -74,7 +74,7 @@ test-others:
 	[ -z "$$failed" ] || { echo "failed on Python$$failed" >&2; exit 1; }
 
 crash: $(STAMP) ## the tests that kill real processes
-	@$(PYTHON) -m pytest -m crash
+	@PERDURE_KILLS=200 $(PYTHON) -m pytest -m crash
 
 soak: $(STAMP) ## the long ones: minutes to hours, not part of `make test`
 	@$(PYTHON) -m pytest -m soak --timeout 0
