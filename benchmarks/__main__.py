@@ -84,13 +84,18 @@ def run(names: list[str], *, quick: bool) -> tuple[list[Figure], bool]:
     return found, failed
 
 
+# Before our own load.
+_LOAD_BEFORE = os.getloadavg()[0]
+_LOAD_OF_OTHERS = 0.5
+
+
 def circumstances() -> str:
     """Where and what was measured, in a line."""
-    load = os.getloadavg()[0]
+    shared = "shared with other work" if _LOAD_BEFORE > _LOAD_OF_OTHERS else "with nothing else on"
     today = datetime.datetime.now(datetime.UTC).date()
     return (
-        f"{_processor()}, {os.cpu_count()} cores (load {load:.1f} at the end), {platform.system()} "
-        f"{platform.release()}; {platform.python_implementation()} {platform.python_version()}; "
+        f"{_processor()}, {os.cpu_count()} cores {shared} (load {_LOAD_BEFORE:.1f} before it began), "
+        f"{platform.system()} {platform.release()}; {platform.python_implementation()} {platform.python_version()}; "
         f"commit {_commit()}; {today}"
     )
 
