@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import platform
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from perdure.clock import perf_ns
 from perdure.errors import PerdureError
-from perdure.host import look
 from perdure.host.load import REBUILD, rests_on_code
 from perdure.host.machine import Machine
 from perdure.journal import codec
 from perdure.journal.identity import oid_of
-from perdure.ref import parse_address
+from perdure.ref import format_address, parse_address
 from perdure.store.base import Stored
 from perdure.suspend import heap, probe
 
@@ -33,26 +33,38 @@ async def examine(host: Host, kind: str | None, after: str | None, limit: int) -
 
     `next` is the address to go on behind, or None. `kind` may be a class that is not served.
     """
-    page = await look.page(host, kind, "", None, limit, after)
+    begin = parse_address(after) if after else None
+    rows = await host.store.scan(kind, "", None, begin, limit)
+    names = [(row.kind, row.key) for row in rows]
+    if len(rows) < limit:
+        names += _without_row(host, kind)
     problems: list[dict[str, Any]] = []
     began = perf_ns()
-    for line in page:
-        problems += await _examine(host, line["address"], line["seq"])
+    for name in names:
+        problems += await _examine(host, *name)
         if perf_ns() - began > _BREATH_NS:
             await asyncio.sleep(0)
             began = perf_ns()
     why = probe.unfit()
     return {
-        "checked": len(page),
+        "checked": len(names),
         "problems": problems,
-        "next": page[-1]["address"] if len(page) == limit else None,
+        "next": format_address(*names[-1]) if len(rows) == limit else None,
         "interpreter": f"{platform.python_implementation()} {platform.python_version()}",
         "suspended_code": {"kept": not why, "why": why or None},
     }
 
 
-async def _examine(host: Host, address: str, last: int) -> list[dict[str, Any]]:
-    kind, key = parse_address(address)
+def _without_row(host: Host, kind: str | None) -> Iterator[tuple[str, str]]:
+    """Objects that are younger than the last checkpoint: they have entries and nothing else."""
+    for oid in host.log.dirty():
+        address = host.log.first_address(oid)
+        if address is not None and kind in (None, parse_address(address)[0]):
+            yield parse_address(address)
+
+
+async def _examine(host: Host, kind: str, key: str) -> list[dict[str, Any]]:
+    address = format_address(kind, key)
     oid = oid_of(kind, key)
     refusal = host.quarantine.refusal(oid)
     if refusal is not None:
@@ -66,7 +78,8 @@ async def _examine(host: Host, address: str, last: int) -> list[dict[str, Any]]:
     base_why = _why_not(host, stored, base.snapshot)
     cache_why = _why_not(host, stored, cache.body) if cache is not None else ""
     first = 1 if base_why or base.snapshot is None else base.seq + 1
-    replay = await _replay(host, oid, first, max(last, base.last))
+    newest = host.log.last_entry(oid)
+    replay = await _replay(host, oid, first, newest.seq if newest is not None else base.last)
     problems: list[dict[str, Any]] = []
     if cache_why:
         problems.append(_problem(address, "suspended snapshot", cache_why, replay))

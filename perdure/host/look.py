@@ -6,6 +6,7 @@ The figures are those of CLI, admin HTTP and studio; their shapes are in docs/re
 from __future__ import annotations
 
 import gc
+import types
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ logger = structlog.get_logger("perdure")
 
 _TEXT_MAX = 2000
 
+_FUNCTIONS = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
+
 # A larger memory is not compared before and after a look: that would take as long as two dumps.
 _COMPARED_MAX = 1 << 20
 
@@ -59,13 +62,6 @@ async def list_objects(
     """
     if kind is not None and kind not in host.kinds:
         raise UnknownKind(f"no class {kind!r} is served here")
-    return await page(host, kind, prefix, status, limit, after)
-
-
-async def page(
-    host: Host, kind: str | None, prefix: str, status: str | None, limit: int, after: str | None
-) -> list[dict[str, Any]]:
-    """The same, also of a class that is not served."""
     begin = parse_address(after) if after else None
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for name, entry in _in_tail(host):
@@ -216,10 +212,9 @@ def _step(waited: Waited) -> dict[str, Any]:
 
 
 def _timer(timer: Any) -> dict[str, Any]:
-    return {
-        "due": iso(timer.when_ns),
-        "calls": getattr(timer.callback, "__qualname__", repr(timer.callback)),
-    }
+    callback = timer.callback
+    name = callback.__qualname__ if isinstance(callback, _FUNCTIONS) else short(callback)
+    return {"due": iso(timer.when_ns), "calls": name}
 
 
 def _rebuild(activation: Activation) -> tuple[dict[str, Any], int]:

@@ -36,7 +36,7 @@ from perdure.suspend import heap
 def replay_segments(machine: Machine, segments: Iterable[Segment]) -> int:
     """Run history again; gives the number of turns. Raises DivergenceError or JournalCorrupt."""
     replayed = 0
-    with silence():
+    with silence(), machine.inside():
         for segment in segments:
             place = f"history of {machine.address}, turns {segment.first} to {segment.last}"
             for _, entry in codec.read_entries(segment.body, place):
@@ -47,7 +47,7 @@ def replay_segments(machine: Machine, segments: Iterable[Segment]) -> int:
 def replay_tail(machine: Machine, entries: Iterable[bytes]) -> int:
     """Run again what is in no history yet. Raises DivergenceError or JournalCorrupt."""
     replayed = 0
-    with silence():
+    with silence(), machine.inside():
         for body in entries:
             replayed += _replay(machine, codec.decode_entry(body))
     return replayed
@@ -67,7 +67,7 @@ def _replay(machine: Machine, entry: Entry) -> int:
     if entry.undone:
         machine.skip(entry.event, entry.time, entry.commands)
         return 1
-    found = machine.turn(entry.event, entry.time)
+    found = machine.turn_inside(entry.event, entry.time)
     if machine.undone or machine.wake_at() != entry.wake_at or not _same(found, entry.commands):
         raise DivergenceError(
             machine.address,
@@ -183,7 +183,10 @@ def short_body(body: bytes, limit: int) -> str:
                 text = f"({', '.join(args)})"
             else:
                 text = repr(value)
-        except Exception:
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            # A repr of the app may raise anything, also what would end the process.
             text = f"<{len(body)} bytes>"
     else:
         text = body.decode("utf-8", "replace")

@@ -197,7 +197,7 @@ def _reached(callback: Any) -> Iterator[Any]:
         if not isinstance(owner, Task):
             found.append(owner)
             if type(owner).__module__.startswith("asyncio."):
-                found += vars(owner).values()
+                found += getattr(owner, "__dict__", {}).values()
     elif isinstance(callback, functools.partial):
         found += callback.args
     elif isinstance(callback, types.FunctionType):

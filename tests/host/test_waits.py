@@ -212,6 +212,17 @@ async def test_a_repr_changes_nothing(what: str, seen: str) -> None:
         assert await Waiter.at("loud").looks() == 0
 
 
+async def test_no_repr_ends_the_process() -> None:
+    async with Stage(Waiter) as stage:
+        shown = await begin(stage, "whispering")
+        assert [timer["calls"] for timer in shown["timers"]] == [
+            "<Loud, whose repr raises SystemExit>"
+        ]
+        assert shown["steps"][0]["arguments"].endswith(" bytes>")
+        [turn] = await stage.host.history("Waiter/whispering", 0, 10)
+        assert " bytes>" in turn["output"]
+
+
 def test_a_short_repr_walks_no_more_than_it_shows() -> None:
     class Endless(list[int]):
         pass

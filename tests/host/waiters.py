@@ -20,6 +20,11 @@ async def charge(card: str) -> None:
     await asyncio.sleep(1000)
 
 
+@step
+async def listen(to: object) -> None:
+    await asyncio.sleep(1000)
+
+
 class Door(Object, reentrant=False):
     """Lets one in after the other."""
 
@@ -48,6 +53,8 @@ class Loud:
             case "counts":
                 self.looks += 1
         return f"<Loud {self.what} {self.looks}>"
+
+    def __call__(self) -> None: ...
 
 
 class Waiter(Object):
@@ -166,6 +173,10 @@ class Waiter(Object):
         lock = threading.Lock()
         await asyncio.sleep(100)
         lock.acquire()
+
+    async def whispering(self) -> None:
+        asyncio.get_running_loop().call_later(100, Loud("raises"))
+        await listen(Loud("raises"))
 
     async def shouting(self, what: str) -> None:
         self.loud = Loud(what)
