@@ -9,6 +9,7 @@ the same code: `turn` for an event, `skip` for a turn that was undone.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import heapq
 from collections import deque
@@ -50,7 +51,7 @@ from perdure.serde import Arguments, Signature
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 _set_running_loop = asyncio._set_running_loop
 
@@ -110,6 +111,26 @@ class Machine(Asking):
 
         `arguments` are those of a call where they are decoded already.
         """
+        _set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            return self.turn_inside(event, time_ns, arguments)
+        finally:
+            _set_running_loop(self.surroundings.outer)
+
+    @contextlib.contextmanager
+    def inside(self) -> Iterator[None]:
+        """Be the running event loop for many turns: on CPython 3.11 each change costs a system
+        call, and a replay is nothing but turns."""
+        _set_running_loop(self)  # type: ignore[arg-type]
+        try:
+            yield
+        finally:
+            _set_running_loop(self.surroundings.outer)
+
+    def turn_inside(
+        self, event: Event, time_ns: int, arguments: Arguments | None = None
+    ) -> list[Command]:
+        """`turn`, where this is the running event loop already."""
         self.seq += 1
         if time_ns > self.now_ns:
             self.now_ns = time_ns
@@ -118,7 +139,6 @@ class Machine(Asking):
         # A timer's callback works for nobody: not for the call that happened to run last.
         self.call = None
         commands = self.commands = []
-        _set_running_loop(self)  # type: ignore[arg-type]
         try:
             if type(event) is Call:
                 self._call(event, arguments)
@@ -130,7 +150,6 @@ class Machine(Asking):
             if self.ready:
                 self.ready.clear()
             self.call = None
-            _set_running_loop(self.surroundings.outer)
         if self.undone:
             commands[:] = commands[-1:]
         return commands
@@ -508,11 +527,13 @@ class Machine(Asking):
     def discard(self) -> None:
         """Let go of suspended code without running its `finally` blocks: it is not ending, it is
         only no longer in this memory."""
+        # Asked for, and not taken to be the outer one: a replay discards in its middle.
+        running = asyncio._get_running_loop()
         _set_running_loop(self)  # type: ignore[arg-type]
         try:
             self._drop_tasks()
         finally:
-            _set_running_loop(self.surroundings.outer)
+            _set_running_loop(running)
 
     def _drop_tasks(self) -> None:
         heap.drop_all(self)
