@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
-from perdure.clock import NS, Clock
+from perdure.clock import Clock
 from perdure.errors import (
     OperatorError,
     OutcomeUnknown,
@@ -32,7 +32,7 @@ from perdure.journal.codec import Message
 from perdure.journal.entry import Call, Ended, Entry, MessageId, Reply, Sent, Skipped
 from perdure.store.base import Batch, Claim, Store
 
-RETRY_AFTER_FULL_NS = NS // 2
+RETRY_AFTER_FULL_S = 0.5
 
 
 class Output(Protocol):
@@ -86,7 +86,8 @@ class PartitionLog:
         self._gathered = _Chunk()
         self._flying: _Chunk | None = None
         self._scheduled = False
-        self._refuse_until_ns = 0
+        # Not by the wall clock, which somebody may set back by an hour.
+        self._refuse_until_s = 0.0
         self._rotation: asyncio.Future[None] | None = None
         self._line = 0
         """The last chunk above the line of the checkpoint that was begun last."""
@@ -151,7 +152,7 @@ class PartitionLog:
     @property
     def refusing(self) -> bool:
         """The disk was full a moment ago; writing is tried again shortly."""
-        return self._refuse_until_ns != 0 and self._clock.now_ns() < self._refuse_until_ns
+        return self._refuse_until_s != 0 and self._clock.monotonic() < self._refuse_until_s
 
     @property
     def gathering_lsn(self) -> int:
@@ -270,7 +271,7 @@ class PartitionLog:
         chunk = self._flying
         assert chunk is not None
         self._flying = None
-        self._refuse_until_ns = 0
+        self._refuse_until_s = 0.0
         self.tail += 1
         self.commits += 1
         self.entries += len(chunk.frames)
@@ -297,7 +298,7 @@ class PartitionLog:
 
     def _break(self, error: PerdureError, cause: OperatorError) -> None:
         """Take back everything that is not on disk."""
-        self._refuse_until_ns = self._clock.now_ns() + RETRY_AFTER_FULL_NS
+        self._refuse_until_s = self._clock.monotonic() + RETRY_AFTER_FULL_S
         lost = [chunk for chunk in (self._flying, self._gathered) if chunk is not None]
         self._flying = None
         self._gathered = _Chunk()
