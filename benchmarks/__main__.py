@@ -36,6 +36,7 @@ FIGURES = {
     "slot": "turn_slot",
 }
 ROUNDS = 3
+_LOAD_OF_OTHERS = 0.5
 
 
 def main() -> int:
@@ -50,15 +51,16 @@ def main() -> int:
         parser.error(f"no benchmark {sorted(unknown)[0]!r}; there are {', '.join(FIGURES)}")
     if options.write and (options.names or options.quick):
         parser.error("--write is for a whole run: leave out the names and --quick")
+    where = circumstances()
     figures, failed = run(options.names or list(FIGURES), quick=options.quick)
     if options.json:
-        about = {"circumstances": circumstances(), "figures": [one.to_json() for one in figures]}
+        about = {"circumstances": where, "figures": [one.to_json() for one in figures]}
         Path(options.json).write_text(json.dumps(about, indent=1, ensure_ascii=False) + "\n")
     if options.write and not failed:
-        write(figures)
+        write(figures, where)
     missed = sum(not goal.met for figure in figures for goal in figure.goals)
     goals = sum(len(figure.goals) for figure in figures)
-    print(f"\n{goals - missed} of {goals} goals met; {circumstances()}")
+    print(f"\n{goals - missed} of {goals} goals met; {where}")
     return 1 if failed else 0
 
 
@@ -84,19 +86,16 @@ def run(names: list[str], *, quick: bool) -> tuple[list[Figure], bool]:
     return found, failed
 
 
-# Before our own load.
-_LOAD_BEFORE = os.getloadavg()[0]
-_LOAD_OF_OTHERS = 0.5
-
-
 def circumstances() -> str:
-    """Where and what was measured, in a line."""
-    shared = "shared with other work" if _LOAD_BEFORE > _LOAD_OF_OTHERS else "with nothing else on"
+    """Where and what is measured, in a line. Asked before our own load is on the machine."""
+    load = os.getloadavg()[0]
+    shared = "shared with other work" if load > _LOAD_OF_OTHERS else "with nothing else on"
+    system = f"{platform.system()} {platform.release()}"
+    python = f"{platform.python_implementation()} {platform.python_version()}"
     today = datetime.datetime.now(datetime.UTC).date()
     return (
-        f"{_processor()}, {os.cpu_count()} cores {shared} (load {_LOAD_BEFORE:.1f} before it began), "
-        f"{platform.system()} {platform.release()}; {platform.python_implementation()} {platform.python_version()}; "
-        f"commit {_commit()}; {today}"
+        f"{_processor()}, {os.cpu_count()} cores {shared} (load {load:.1f} before it began), "
+        f"{system}; {python}; commit {_commit()}; {today}"
     )
 
 
@@ -115,18 +114,21 @@ def _commit() -> str:
         )
         return done.stdout.strip()
 
-    changed = " with changes" if git("status", "--porcelain", "--", "../perdure") else ""
-    return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
+    try:
+        changed = " with changes" if git("status", "--porcelain", "--", "../perdure") else ""
+        return (git("rev-parse", "--short", "HEAD") or "unknown") + changed
+    except OSError:
+        return "unknown"
 
 
-def write(figures: list[Figure]) -> None:
+def write(figures: list[Figure], where: str) -> None:
     """Put the table between its marks in README.md."""
     text = README.read_text()
     begin, end = "<!-- results -->", "<!-- end of results -->"
     head, _, rest = text.partition(begin)
     _, _, tail = rest.partition(end)
     assert tail, f"{README} has no {begin} … {end}"
-    said = f"Measured by `make bench` (`python -m benchmarks --write`) on {circumstances()}."
+    said = f"Measured by `make bench` (`python -m benchmarks --write`) on {where}."
     README.write_text(f"{head}{begin}\n\n{said}\n\n{table(figures)}\n\n{end}{tail}")
 
 

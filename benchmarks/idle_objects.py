@@ -16,6 +16,7 @@ from benchmarks import inside
 from benchmarks.app import Counter
 from benchmarks.child import in_child
 from benchmarks.report import Beside, Figure, at_most, median
+from benchmarks.servers import check_proc
 
 OBJECTS = 100_000
 _MB = 1_000_000
@@ -30,6 +31,7 @@ class Plain:
 
 def figures(rounds: int, quick: bool) -> Iterator[Figure]:
     """Always with all 100,000: fewer would say less about each."""
+    check_proc()
     found = [_round() for _ in range(1 if quick else rounds)]
     live, plain, woken, tail = (
         median(one[name] for one in found) / _MB for name in ("live", "plain", "woken", "tail")

@@ -169,10 +169,15 @@ def worker_of(supervisor: int) -> int:
 
 def check_wrk() -> None:
     """Raises Missing where there is no wrk, or no /proc to read CPU from."""
+    check_proc()
     if shutil.which("wrk") is None:
         raise Missing("wrk is not installed: apt-get install wrk (or brew install wrk)")
+
+
+def check_proc() -> None:
+    """Raises Missing where the system tells nothing of its processes."""
     if not Path("/proc/self/stat").exists():
-        raise Missing("there is no /proc here to read a server's CPU from: run this on Linux")
+        raise Missing("there is no /proc here to read CPU and memory from: run this on Linux")
 
 
 def load(server: Server, script: str, path: str, seconds: float) -> Load:

@@ -24,6 +24,7 @@ def figures(rounds: int, quick: bool) -> Iterator[Figure]:
     """In process, and over HTTP."""
     objects = 200 if quick else 2000
     yield _in_process([in_child("wake", "measure", objects) for _ in range(rounds)])
+    servers.check_proc()
     yield _over_http([_ask_server(objects) for _ in range(rounds)])
 
 
