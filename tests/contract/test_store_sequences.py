@@ -124,10 +124,13 @@ class Sequences(RuleBasedStateMachine):
         mine = [oid for oid in sorted(oids) if oid % 2 == part]
         partition = self.model.memory.partitions[part]
         segments = [self.draw_segment(oid, found) for oid in mine if found.draw(st.booleans())]
+        # A row says what the last turn in history is, so it is never behind the segments.
+        lasts = {oid: last for oid, (_, last) in self.segments.items()}
+        lasts |= {segment.oid: segment.last for segment in segments}
         slice_ = Checkpoint(
             part,
             epoch,
-            [found.draw(rows(oid)) for oid in mine],
+            [found.draw(rows(oid, max(20, lasts.get(oid, 0)))) for oid in mine],
             segments,
             found.draw(st.integers(partition.checkpoint, partition.tail)) if ends else None,
             outbox if ends else [],
@@ -208,7 +211,7 @@ class Sequences(RuleBasedStateMachine):
         self.directory.cleanup()
 
 
-def rows(oid: int) -> st.SearchStrategy[ObjectRow]:
+def rows(oid: int, last: int) -> st.SearchStrategy[ObjectRow]:
     """What a checkpoint may write for an object."""
     return st.builds(
         ObjectRow,
@@ -216,7 +219,7 @@ def rows(oid: int) -> st.SearchStrategy[ObjectRow]:
         kind=st.just("A" if oid < 4 else "B"),
         key=st.just(f"k-{oid}"),
         seq=st.integers(0, 20),
-        last=st.just(20),
+        last=st.just(last),
         wake_at=st.integers(0, 9),
         status=st.sampled_from(["", "", "deleted", "quarantined"]),
         detail=st.sampled_from(["", "{}"]),
