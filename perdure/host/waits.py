@@ -27,6 +27,9 @@ Source = Task | Asked | Waited | TimerHandle
 
 _NAMED_MAX = 3
 
+LOCALS_MAX = 500
+"""Waits of one object that are told with their variables: a repr may take its time."""
+
 
 class Wait(NamedTuple):
     """What one task waits for."""
@@ -315,7 +318,10 @@ def _step(name: str, attempt: int) -> str:
 
 def tell_waits(machine: Machine) -> list[dict[str, Any]]:
     """What all suspended code of an object waits for, with its stacks. Runs reprs of the app."""
-    lines = [_line(machine, wait) for wait in Waits(machine).all()]
+    lines = [
+        _line(machine, wait, with_locals=number < LOCALS_MAX)
+        for number, wait in enumerate(Waits(machine).all())
+    ]
     for call in machine.queue or ():
         lines.append(
             {
@@ -332,7 +338,7 @@ def tell_waits(machine: Machine) -> list[dict[str, Any]]:
     return lines
 
 
-def _line(machine: Machine, wait: Wait) -> dict[str, Any]:
+def _line(machine: Machine, wait: Wait, *, with_locals: bool) -> dict[str, Any]:
     call: Call | None = wait.task.call
     running = (machine.running or {}).get(call.id) if call is not None else None
     return {
@@ -343,7 +349,7 @@ def _line(machine: Machine, wait: Wait) -> dict[str, Any]:
         "since": since(wait.task),
         "until": iso(wait.until_ns) if wait.until_ns else None,
         "waiting_on": wait.on,
-        "stack": [told(frame, with_locals=True) for frame in wait.frames],
+        "stack": [told(frame, with_locals=with_locals) for frame in wait.frames],
     }
 
 
