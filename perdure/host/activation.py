@@ -371,7 +371,8 @@ class Activation:
         if messages is not None:
             for message in messages:
                 log.send(message)
-        self.last_lsn = log.append(oid, entry, outputs, source_of(event))
+        delivered = source_of(event) if call is None else None
+        self.last_lsn = log.append(oid, entry, outputs, delivered)
         if machine.timers is not None:
             self.set_alarm()
         if undone or machine.tainted:

@@ -411,10 +411,6 @@ class Host:
             activation.event(Ended())
             await self.log.durable(activation.last_lsn)
 
-    def closed_to_writes(self) -> bool:
-        """Whether nothing can be written at the moment."""
-        return self.draining or self.log.refusing
-
     def unavailable(self) -> CallError:
         """Why nothing can be written at the moment."""
         if self.draining:

@@ -53,7 +53,7 @@ def admit(activation: Activation, call: IncomingCall) -> Call | None:
         if busy >= host.settings.mailbox_limit:
             call.refuse(overloaded(activation))
             return None
-    if host.closed_to_writes():
+    if host.draining or host.log.refusing:
         call.refuse(host.unavailable())
         return None
     principal = heap.dumps(call.principal) if call.principal is not None else b""

@@ -68,7 +68,8 @@ def _replay(machine: Machine, entry: Entry) -> int:
         machine.skip(entry.event, entry.time, entry.commands)
         return 1
     found = machine.turn_inside(entry.event, entry.time)
-    if machine.undone or machine.wake_at() != entry.wake_at or not _same(found, entry.commands):
+    same = found == entry.commands or _same(found, entry.commands)
+    if not same or machine.undone or machine.wake_at() != entry.wake_at:
         raise DivergenceError(
             machine.address,
             entry.seq,
@@ -91,8 +92,6 @@ def silence() -> Iterator[None]:
 
 
 def _same(found: list[Command], expected: list[Command]) -> bool:
-    if found == expected:
-        return True
     if len(found) != len(expected):
         return False
     for new, old in zip(found, expected, strict=True):

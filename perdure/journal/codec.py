@@ -23,7 +23,7 @@ from perdure.journal.entry import Entry, MessageId, Sent
 FORMAT = 1
 
 _HEADER = struct.Struct("<2sHI")
-_FRAME = struct.Struct("<IQ")
+FRAME = struct.Struct("<IQ")
 _CHUNK = b"pC"
 _MESSAGE = b"pM"
 
@@ -50,7 +50,7 @@ def decode_entry(body: bytes | memoryview) -> Entry:
 
 def frame(oid: int, entry: bytes) -> bytes:
     """An entry's bytes as they stand in a chunk or segment."""
-    return _FRAME.pack(len(entry), oid) + entry
+    return FRAME.pack(len(entry), oid) + entry
 
 
 def write_chunk(frames: Iterable[bytes]) -> bytes:
@@ -63,10 +63,10 @@ def read_chunk(chunk: bytes, place: str) -> Iterator[tuple[int, memoryview]]:
     body = _open(_CHUNK, chunk, place)
     at, end = 0, len(body)
     while at < end:
-        if at + _FRAME.size > end:
+        if at + FRAME.size > end:
             raise corrupt(place, f"a frame's header is cut off at byte {at}")
-        length, oid = _FRAME.unpack_from(body, at)
-        at += _FRAME.size
+        length, oid = FRAME.unpack_from(body, at)
+        at += FRAME.size
         if at + length > end:
             raise corrupt(place, f"a frame of {length} bytes is cut off at byte {at}")
         yield oid, body[at : at + length]

@@ -168,9 +168,8 @@ class PartitionLog:
         self, oid: int, entry: bytes, outputs: Sequence[Output], delivered: MessageId | None
     ) -> int:
         """Gather an entry with what leaves behind it; gives its chunk's number."""
-        frame = codec.frame(oid, entry)
         chunk = self._gathered
-        chunk.frames.append(frame)
+        chunk.frames.append(codec.FRAME.pack(len(entry), oid) + entry)
         chunk.oids.append(oid)
         if outputs:
             chunk.outputs += outputs
