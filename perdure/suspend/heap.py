@@ -4,7 +4,7 @@ What two places of it share, they share after the load. Nothing of it is a promi
 memory: classes are named, and an object's own class by the name it is served under, so that it
 may move to another module.
 
-    magic b"pH" | format u16 | flags u8 | crc32 u32 of what follows | body
+    magic b"pH" | format u16 | flags u8 | crc32 u32 of flags and body | body
     body: the bytecode's magic number u32 where flag 4 says that code is suspended, then the pickle;
     all of it compressed by zlib if flag 1; flag 2 says that sets may be in it
 
@@ -46,7 +46,7 @@ from perdure.suspend import (
 )
 from perdure.suspend.codes import CodeChanged
 from perdure.suspend.letting_go import drop, drop_all
-from perdure.suspend.same import equal, same
+from perdure.suspend.same import equal, reduce, same
 from perdure.suspend.values import PROTOCOL, TROUBLE, Reducer, Reducers, dumps, loads
 
 __all__ = [
@@ -283,7 +283,7 @@ def same_heap(a: Any, b: Any) -> bool:
         with loading.of(machine):
             reducer = _reducers[type(value)]
             reduced = NotImplemented if reducer is None else reducer(value)
-        return value.__reduce_ex__(PROTOCOL) if reduced is NotImplemented else reduced
+        return reduce(value) if reduced is NotImplemented else reduced
 
     return equal(
         _state_of(a),
@@ -336,7 +336,12 @@ def _seal(body: bytes, *, suspended: bool) -> bytes:
         if len(packed) < len(body) * 7 // 8:
             body = packed
             flags |= _COMPRESSED
-    return _HEADER.pack(_MAGIC, FORMAT, flags, zlib.crc32(body)) + body
+    return _HEADER.pack(_MAGIC, FORMAT, flags, _checksum(flags, body)) + body
+
+
+def _checksum(flags: int, body: bytes | memoryview) -> int:
+    # With the flags: one that is lost would change what the body means.
+    return zlib.crc32(body, zlib.crc32(bytes((flags,))))
 
 
 def _open(machine: Any, data: bytes) -> bytes | memoryview:
@@ -349,8 +354,10 @@ def _open(machine: Any, data: bytes) -> bytes | memoryview:
             f"this perdure reads up to {FORMAT}",
             hint="Install that version of perdure, or a later one.",
         )
+    if version < 1:
+        raise _corrupt(machine, f"its format is {version}, which no perdure ever wrote")
     body = memoryview(data)[_HEADER.size :]
-    if zlib.crc32(body) != checksum:
+    if _checksum(flags, body) != checksum:
         raise _corrupt(machine, "its checksum does not match")
     if flags & _COMPRESSED:
         body = memoryview(zlib.decompress(body))

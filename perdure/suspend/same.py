@@ -13,12 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 _ATOMS = (int, bool, str, bytes, type(None), type(Ellipsis), type(NotImplemented), range, complex)
-_BY_IDENTITY = (type, types.FunctionType, types.BuiltinFunctionType, types.ModuleType)
-_PLAIN = (int, str, bytes)
-"""Types of which no two values are equal across types."""
-
+_BUILTIN = {*_ATOMS, float, list, tuple, dict, set, frozenset, bytearray}
+# A traceback becomes None in bytes.
+_NOT_KEPT = (type(None), types.TracebackType)
+_BY_IDENTITY = (type, types.FunctionType, types.ModuleType)
 Pairs = list[tuple[Any, Any]]
+AnySet = set[Any] | frozenset[Any]
 Reduce = Callable[[Any], Any]
+Ids = tuple[int, int]
 
 _OTHERWISE: Pairs = []
 
@@ -33,39 +35,46 @@ def same(a: bytes, b: bytes) -> bool:
         return False
 
 
-def _reduce(value: Any) -> Any:
-    return value.__reduce_ex__(4)
+def reduce(value: Any) -> Any:
+    """A value taken apart; NotImplemented for what is the same only if it is one and the same."""
+    return NotImplemented if isinstance(value, _BY_IDENTITY) else value.__reduce_ex__(4)
 
 
-def equal(a: object, b: object, reduce_a: Reduce = _reduce, reduce_b: Reduce = _reduce) -> bool:
+def equal(a: object, b: object, reduce_a: Reduce = reduce, reduce_b: Reduce = reduce) -> bool:
     """Whether two values are the same in type, structure and parts; cycles may be in them.
 
     What is no plain builtin value is taken apart as pickle would: by `reduce_a` and `reduce_b`.
     """
+    return _equal(a, b, reduce_a, reduce_b, frozenset())
+
+
+def _equal(a: Any, b: Any, reduce_a: Reduce, reduce_b: Reduce, assumed: frozenset[Ids]) -> bool:
     # Two parts met a second time are the same if they are everywhere else.
-    met: set[tuple[int, int]] = set()
+    met = set(assumed)
     # Reduced parts are made for the comparison; kept, so that no id is given twice.
     kept: list[object] = []
     waiting: Pairs = [(a, b)]
     while waiting:
         x, y = waiting.pop()
-        if x is y:
+        if x is y or (type(x) in _NOT_KEPT and type(y) in _NOT_KEPT):
             continue
-        if type(x) is not type(y):
+        if type(x) is not type(y) and (type(x) in _BUILTIN or type(y) in _BUILTIN):
             return False
         if isinstance(x, _ATOMS):
-            if x != y or (type(x) is complex and repr(x) != repr(y)):
+            if type(x) is not type(y) or x != y or (type(x) is complex and repr(x) != repr(y)):
                 return False
             continue
-        if isinstance(x, _BY_IDENTITY):
-            return False
         if (id(x), id(y)) in met:
             continue
         met.add((id(x), id(y)))
         kept.append((x, y))
-        parts = _parts(x, y)
-        if parts is _OTHERWISE:
-            parts = _reduced(x, y, reduce_a(x), reduce_b(y))
+        if type(x) is set or type(x) is frozenset:
+            so_far = frozenset(met)
+            parts = _paired(x, y, lambda p, q: _equal(p, q, reduce_a, reduce_b, so_far))  # noqa: B023
+        else:
+            parts = _parts(x, y)
+            if parts is _OTHERWISE:
+                parts = _reduced(x, y, reduce_a(x), reduce_b(y))
         if parts is None:
             return False
         waiting.extend(parts)
@@ -81,8 +90,6 @@ def _parts(x: Any, y: Any) -> Pairs | None:
         return list(zip(x, y, strict=True)) if len(x) == len(y) else None
     if cls is dict:
         return _pairs(list(x.items()), list(y.items()))
-    if cls is set or cls is frozenset:
-        return [] if _same_set(x, y) else None
     if cls is bytearray:
         return [] if x == y else None
     return _OTHERWISE
@@ -94,26 +101,38 @@ def _pairs(x: list[tuple[Any, Any]], y: list[tuple[Any, Any]]) -> Pairs | None:
     return [pair for one, other in zip(x, y, strict=True) for pair in zip(one, other, strict=True)]
 
 
-def _same_set(x: set[Any] | frozenset[Any], y: set[Any] | frozenset[Any]) -> bool:
+def _paired(x: AnySet, y: AnySet, alike: Callable[[Any, Any], bool]) -> Pairs | None:
+    """Each element of a set with the one that must be the same in the other; None if there is none.
+
+    By hash, where that leaves no choice; else by looking for one that is alike.
+    """
     if len(x) != len(y):
-        return False
-    if all(type(one) in _PLAIN for one in x) and all(type(other) in _PLAIN for other in y):
-        return x == y
-    rest = list(y)
+        return None
+    rest: dict[int, list[Any]] = {}
+    for other in y:
+        rest.setdefault(hash(other), []).append(other)
+    pairs: Pairs = []
+    unpaired = []
     for one in x:
-        for i, other in enumerate(rest):
-            if equal(one, other):
-                del rest[i]
-                break
+        same_hash = rest.get(hash(one), ())
+        if len(same_hash) == 1:
+            pairs.append((one, rest.pop(hash(one))[0]))
         else:
-            return False
-    return True
+            unpaired.append(one)
+    left = [other for others in rest.values() for other in others]
+    for one in unpaired:
+        found = next((i for i, other in enumerate(left) if alike(one, other)), None)
+        if found is None:
+            return None
+        del left[found]
+    return pairs
 
 
 def _reduced(x: Any, y: Any, a: Any, b: Any) -> Pairs | None:
     """Compare two objects as pickle has taken them apart."""
-    if isinstance(a, str) or isinstance(b, str):
-        return [] if a == b and x is y else None
+    # Of two classes, these would differ; but for a stand-in, which says it is what it stands for.
+    if not isinstance(a, tuple) or not isinstance(b, tuple):
+        return None
     parts: Pairs = [(a[0], b[0]), (a[1], b[1])]
     for i in (2, 3, 4):
         one = a[i] if len(a) > i else None
