@@ -279,6 +279,7 @@ def _seed_unseeded_generators() -> None:
 
 def _asyncio_functions() -> list[tuple[ModuleType, str, Callable[..., Any]]]:
     real = asyncio.all_tasks
+    real_as_completed = asyncio.as_completed
 
     def all_tasks(loop: asyncio.AbstractEventLoop | None = None) -> set[Any]:
         # Tasks of objects are not in asyncio's register: it would hold those of all objects.
@@ -289,8 +290,19 @@ def _asyncio_functions() -> list[tuple[ModuleType, str, Callable[..., Any]]]:
             }
         return real(loop)
 
-    dressed = _dress(all_tasks, real)
-    return [(asyncio, "all_tasks", dressed), (asyncio.tasks, "all_tasks", dressed)]
+    def as_completed(fs: Any, *, timeout: float | None = None) -> Any:
+        # It walks a set of what it is given: coroutines by their address, so in another order at
+        # a replay. Tasks hash by number.
+        if _turn() is not None and not (asyncio.isfuture(fs) or asyncio.iscoroutine(fs)):
+            fs = [asyncio.ensure_future(each) for each in dict.fromkeys(fs)]
+        return real_as_completed(fs, timeout=timeout)
+
+    functions = [_dress(all_tasks, real), _dress(as_completed, real_as_completed)]
+    return [
+        (module, function.__name__, function)
+        for module in (asyncio, asyncio.tasks)
+        for function in functions
+    ]
 
 
 # --- stale references
