@@ -158,7 +158,8 @@ def _make_step(
     name = f"{function.__module__}:{function.__qualname__}"
     if "<" in function.__qualname__:
         raise InvalidClass(
-            f"the step {function.__qualname__} is made inside a function, where it cannot be found after a restart",
+            f"the step {function.__qualname__} is made inside a function, "
+            "where it cannot be found after a restart",
             hint="Define steps at the top of a module, or in a class.",
         )
     if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
@@ -166,19 +167,21 @@ def _make_step(
     made = Step(name, function, retry or _ONCE, timeout, total_timeout)
     _steps[name] = made
 
+    signature = inspect.signature(function)
+
     @functools.wraps(function)
     def call(*args: Any, **kwargs: Any) -> Any:
         if inside() is None:
             return function(*args, **kwargs)
         # Bad arguments are the handler's mistake: raised where they are given, not in the step.
-        inspect.signature(function).bind(*args, **kwargs)
+        signature.bind(*args, **kwargs)
         return _attempts(made, args, kwargs)
 
     return call
 
 
 async def _attempts(made: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The life of a step inside an object: ask, and ask again. Durable like any other code there."""
+    """The life of a step inside an object: ask, and ask again; durable like other code there."""
     if made.total_timeout is None:
         return await _tries(made, args, kwargs)
     async with asyncio.timeout(made.total_timeout):

@@ -8,10 +8,11 @@ DivergenceError names the turn, what was expected and what was found.
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import logging
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -33,23 +34,25 @@ from perdure.store.base import Segment
 from perdure.suspend import heap
 
 
-def replay_segments(machine: Machine, segments: Iterable[Segment]) -> int:
+def replay_segments(machine: Machine, segments: Sequence[Segment]) -> int:
     """Run history again; gives the number of turns. Raises DivergenceError or JournalCorrupt."""
     replayed = 0
-    with silence(), machine.inside():
-        for segment in segments:
-            place = f"history of {machine.address}, turns {segment.first} to {segment.last}"
-            for _, entry in codec.read_entries(segment.body, place):
-                replayed += _replay(machine, entry)
+    if segments:
+        with _past(machine):
+            for segment in segments:
+                place = f"history of {machine.address}, turns {segment.first} to {segment.last}"
+                for _, entry in codec.read_entries(segment.body, place):
+                    replayed += _replay(machine, entry)
     return replayed
 
 
-def replay_tail(machine: Machine, entries: Iterable[bytes]) -> int:
+def replay_tail(machine: Machine, entries: Sequence[bytes]) -> int:
     """Run again what is in no history yet. Raises DivergenceError or JournalCorrupt."""
     replayed = 0
-    with silence(), machine.inside():
-        for body in entries:
-            replayed += _replay(machine, codec.decode_entry(body))
+    if entries:
+        with _past(machine):
+            for body in entries:
+                replayed += _replay(machine, codec.decode_entry(body))
     return replayed
 
 
@@ -80,15 +83,32 @@ def _replay(machine: Machine, entry: Entry) -> int:
 
 
 @contextlib.contextmanager
-def silence() -> Iterator[None]:
-    """What the past printed and logged, it printed and logged then; not once more."""
-    before = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
+def _past(machine: Machine) -> Iterator[None]:
+    """The world as a replayed turn finds it: as in a live one, and nobody hears what it says.
+
+    What the past printed and logged, it printed and logged then; not once more. Nothing is
+    collected in a turn, since that would run finalizers at another place at each replay.
+    """
+    heard = logging.Logger.handle
+    collects = gc.isenabled()
+    gc.disable()
+    # Not logging.disable(), which makes every logger of the process look up its level anew.
+    logging.Logger.handle = _unheard  # type: ignore[method-assign, assignment]
     try:
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.redirect_stderr(io.StringIO()),
+            machine.inside(),
+        ):
             yield
     finally:
-        logging.disable(before)
+        logging.Logger.handle = heard  # type: ignore[method-assign]
+        if collects:
+            gc.enable()
+
+
+def _unheard(logger: logging.Logger, record: logging.LogRecord) -> None:
+    """In the place of Logger.handle."""
 
 
 def _same(found: list[Command], expected: list[Command]) -> bool:
