@@ -49,6 +49,7 @@ from perdure.journal.entry import (
 from perdure.object import Kind, Object
 from perdure.serde import Arguments, Signature
 from perdure.suspend import heap
+from perdure.suspend.sets import rebuild_sets
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,7 +100,13 @@ class Machine(Asking):
 
     def go_through_bytes(self) -> None:
         """Become what a load of this memory's bytes would be."""
-        data = heap.dump_heap(self)
+        try:
+            data = heap.dump_heap(self)
+        except NotSerializable:
+            # Bytes it was once, under another interpreter or other code. Of all that a trip
+            # through bytes changes, only the order of sets can be seen.
+            rebuild_sets(self)
+            return
         self.discard()
         Machine.__init__(self, self.kind, self.key, self.oid, self.surroundings)
         heap.load_heap(self, data)

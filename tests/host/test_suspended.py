@@ -176,3 +176,43 @@ async def test_a_cache_that_does_not_load_is_thrown_away() -> None:
         await asyncio.sleep(10)
         assert (await Programs.at("p").read())[-1][0] == "done"
         assert await stage.host.quarantined() == []
+
+
+class Gatherer(Object):
+    numbers: set[int] = set()
+    seen: list[list[int]] = []
+
+    async def run(self) -> None:
+        own: set[int] = set()
+        for i in range(200):
+            self.numbers.add(i * 7919 % 1009)
+            own.add(i * 104729 % 2003)
+            if i % 3 == 0:
+                self.numbers.discard(next(iter(self.numbers)))
+                own.discard(next(iter(own)))
+            await asyncio.sleep(1)
+        self.seen = [list(self.numbers), list(own)]
+
+    @query
+    async def read(self) -> list[list[int]]:
+        return self.seen
+
+
+async def test_sets_keep_their_order_where_suspended_code_can_no_longer_be_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    async with Stage(Gatherer, store=store, debug=False) as stage:
+        await perdure.send(Gatherer.at("g").run)
+        for _ in range(25):
+            await asyncio.sleep(9)
+            await stage.hibernate()
+        seen = await Gatherer.at("g").read()
+        assert seen
+        await stage.crash()
+        # Another interpreter, as far as it matters: no snapshot loads, and none can be made.
+        monkeypatch.setattr(probe, "_reason", "the trial failed")
+        stage.host.stash.clear()
+        await stage.start()
+        assert await Gatherer.at("g").read() == seen
+        assert await stage.host.quarantined() == []
