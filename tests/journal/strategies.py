@@ -8,8 +8,10 @@ from perdure.journal.codec import Message
 from perdure.journal.entry import (
     Answered,
     Call,
+    Command,
     Ended,
     Entry,
+    Event,
     Fired,
     MessageId,
     Refused,
@@ -44,7 +46,7 @@ CALLS = st.builds(
 REPLIES = st.builds(Reply, number=NUMBERS, ok=st.booleans(), body=BODIES, source=SOURCES)
 ENDS = st.builds(Ended, answer_to=NUMBERS, caller=TEXTS, source=SOURCES)
 
-EVENTS = {
+EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
     Call: CALLS,
     Started: st.builds(Started, id=TEXTS),
     Reply: REPLIES,
@@ -63,7 +65,7 @@ EVENTS = {
 
 SENT = st.builds(Sent, to=TEXTS, event=st.one_of(CALLS, REPLIES, ENDS))
 
-COMMANDS = {
+COMMANDS: dict[type[Command], st.SearchStrategy[Command]] = {
     Answered: st.builds(
         Answered,
         id=TEXTS,
