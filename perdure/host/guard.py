@@ -15,6 +15,7 @@ docs/determinism.md.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import ctypes
 import datetime
@@ -23,6 +24,7 @@ import os
 import random
 import sys
 import sysconfig
+import threading
 import time
 import uuid
 from collections.abc import Callable
@@ -34,6 +36,9 @@ from perdure.errors import SideEffectError
 from perdure.host.machine import Machine
 
 _get_running_loop = asyncio._get_running_loop
+
+_ONCE_MORE = "inside a turn: replay would do it again"
+_AS_A_STEP = "Put it into a function marked @step and await that."
 
 
 def _turn() -> Machine | None:
@@ -55,6 +60,7 @@ def install() -> None:
         *_time_functions(),
         *_chance_functions(),
         *_asyncio_functions(),
+        *_thread_functions(),
     ]:
         original = getattr(module, name)
         replaced[id(original)] = (original, replacement)
@@ -305,6 +311,23 @@ def _asyncio_functions() -> list[tuple[ModuleType, str, Callable[..., Any]]]:
     ]
 
 
+# --- threads
+
+
+def _thread_functions() -> list[tuple[ModuleType, str, Callable[..., Any]]]:
+    if sys.version_info >= (3, 12):
+        return []  # the audit hook hears of them
+    real = _thread.start_new_thread
+
+    def start_new_thread(*args: Any) -> int:
+        if _turn() is not None:
+            raise _refusal(f"starting a thread {_ONCE_MORE}", _AS_A_STEP)
+        return real(*args)
+
+    dressed = _dress(start_new_thread, real)
+    return [(_thread, "start_new_thread", dressed), (threading, "_start_new_thread", dressed)]
+
+
 # --- stale references
 
 
@@ -402,10 +425,7 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
             break
         frame = frame.f_back
     detail = f" {args[0]!r}" if args and isinstance(args[0], (str, bytes)) else ""
-    raise _refusal(
-        f"{what}{detail} inside a turn: replay would do it again",
-        "Put it into a function marked @step and await that.",
-    )
+    raise _refusal(f"{what}{detail} {_ONCE_MORE}", _AS_A_STEP)
 
 
 _STDLIB = sysconfig.get_paths()["stdlib"]
