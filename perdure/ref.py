@@ -220,7 +220,10 @@ async def delete(ref: object) -> None:
 
 
 def current() -> Current:
-    """The running object's ref, who called, and the call id. Raises RuntimeError outside of objects."""
+    """The running object's ref, who called, and the call id.
+
+    Raises RuntimeError outside of objects.
+    """
     turn = inside()
     if turn is None:
         raise RuntimeError("perdure.current() has an answer only inside an object")

@@ -273,7 +273,8 @@ STATEMENTS = [
     "except Exception as y:\n    BLOCK\n    log.append((repr(y), repr(y.__context__)))\n"
     "else:\n    BLOCK\nfinally:\n    LEAF",
     "try:\n    LEAF\nfinally:\n    LEAF",
-    "try:\n    raise KeyError(@)\nexcept KeyError:\n    try:\n        await step('re')\n        raise\n"
+    "try:\n    raise KeyError(@)\nexcept KeyError:\n"
+    "    try:\n        await step('re')\n        raise\n"
     "    except KeyError as again:\n        log.append(repr(again))",
     "try:\n    LEAF\n    raise ExceptionGroup('g', [KeyError(1), ValueError(2), Failed(3, 4)])\n"
     "except* KeyError as x:\n    LEAF\nexcept* ValueError:\n    LEAF\n"
@@ -285,7 +286,8 @@ STATEMENTS = [
     "match (@, a):\n    case (int(q), _) if q > 2:\n        BLOCK\n    case _:\n        BLOCK",
     "async def f$(z, a=a, b=b):\n    nonlocal n\n    w = 0\n    LEAF\n    n += 1\n    return z\n"
     "log.append(await f$(@))",
-    "async def r$(k):\n    if k:\n        return k + await r$(k - 1)\n    return await step('deep')\n"
+    "async def r$(k):\n    if k:\n        return k + await r$(k - 1)\n"
+    "    return await step('deep')\n"
     "log.append(await r$(3))",
     "if @ > 5: raise KeyError(a)",
     "if @ > 7: raise Failed(a, b)",
