@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import msgspec
 
+from perdure.ref import Ref
 from perdure.serde.annotations import (
     annotated,
     fields_of,
@@ -27,7 +28,6 @@ from perdure.serde.annotations import (
     name_of,
     unwrap,
 )
-from perdure.ref import Ref
 
 Check = Callable[[object], None]
 """Raises Misfit if the value does not fit."""

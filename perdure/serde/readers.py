@@ -21,6 +21,8 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 import msgspec
 
+from perdure.errors import InvalidKey
+from perdure.ref import Ref, parse_address
 from perdure.serde.annotations import (
     Field,
     annotated,
@@ -37,9 +39,7 @@ from perdure.serde.annotations import (
     union_of,
     unwrap,
 )
-from perdure.errors import InvalidKey
 from perdure.serde.fits import Misfit, findings, json_name, names_kind
-from perdure.ref import Ref, parse_address
 from perdure.serde.writers import to_json
 
 

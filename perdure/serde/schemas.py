@@ -16,8 +16,9 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from perdure.serde.annotations import name_of
 from perdure.errors import NotSerializable
+from perdure.ref import Ref
+from perdure.serde.annotations import name_of
 from perdure.serde.parameters import Parameter
 from perdure.serde.readers import (
     AliasReading,
@@ -29,7 +30,6 @@ from perdure.serde.readers import (
     UnionReading,
     reading_of,
 )
-from perdure.ref import Ref
 from perdure.serde.signature import Signature
 from perdure.serde.writers import to_json
 

@@ -18,9 +18,9 @@ from urllib.parse import parse_qsl
 
 import msgspec
 
+from perdure.errors import BadArguments, BadJson, InvalidClass, NotSerializable, ResultTypeError
 from perdure.serde.annotations import function_scope, resolve, substitute, type_variables
 from perdure.serde.assembly import TOO_DEEP, Assembly, Layout, has_duplicates, taken_apart
-from perdure.errors import BadArguments, BadJson, InvalidClass, NotSerializable, ResultTypeError
 from perdure.serde.fits import Check, Finding, Misfit, Never, check_for, exact_class
 from perdure.serde.parameters import Parameter
 from perdure.serde.readers import decoder_for, json_type

@@ -21,9 +21,9 @@ from typing import Any
 
 import msgspec
 
-from perdure.serde.annotations import is_object, is_pydantic, name_of
 from perdure.errors import NotSerializable
 from perdure.ref import Ref
+from perdure.serde.annotations import is_object, is_pydantic, name_of
 
 
 def _hook(value: Any) -> Any:
