@@ -14,7 +14,6 @@ import asyncio
 import gc
 import pickle
 import types
-from collections.abc import Iterator
 from typing import Any
 
 from perdure.suspend import codes, landmarks, layout, loading, probe
@@ -33,16 +32,18 @@ async def _no_items() -> Any:
         yield
 
 
-def _types_by_example() -> tuple[type, type, type]:
+def _types_by_example() -> tuple[type, ...]:
     future: Any = asyncio.Future(loop=_Loop())  # type: ignore[arg-type]
-    coroutine, send = _nothing(), _no_items().__anext__()
-    found = type(future.__await__()), type(coroutine.__await__()), type(send)
-    coroutine.close()
-    send.close()
-    return found
+    coroutine, send, throw = _nothing(), _no_items().__anext__(), _no_items().aclose()
+    examples = future.__await__(), coroutine.__await__(), send, throw
+    for example in (coroutine, send, throw):
+        example.close()
+    return tuple(map(type, examples))
 
 
-FutureIterator, CoroutineWrapper, AsyncSend = _types_by_example()
+FutureIterator, CoroutineWrapper, AsyncSend, AsyncThrow = _types_by_example()
+
+_NOT_BEGUN, _UNDER_WAY = 0, 1
 
 
 # --- frames
@@ -60,6 +61,9 @@ def make_frame(place: Place, names: tuple[str, str] | None = None) -> Any:
     if names is not None:
         frame.__name__, frame.__qualname__ = names
     loading.session().frames.append(frame)
+    if type(frame) is types.AsyncGeneratorType:
+        # The loop that runs while this is loaded is not the one the generator belongs to.
+        layout.skip_hooks(frame)
     return frame
 
 
@@ -139,20 +143,28 @@ def reduce_coroutine_wrapper(value: Any) -> Any:
     return make_await, (_held(value, types.CoroutineType),)
 
 
-def make_async_send(generator: Any, state: int) -> Any:
-    send = generator.__anext__()
-    if state == 1:
-        layout.resume_async_send(send)
-    return send
+def make_async_step(generator: Any, how: str, state: int) -> Any:
+    step = generator.athrow(RuntimeError) if how == "athrow" else getattr(generator, how)()
+    if state == _UNDER_WAY:
+        layout.resume_async_step(step)
+    return step
 
 
-def reduce_async_send(value: Any) -> Any:
+def reduce_async_step(value: Any) -> Any:
+    reason = probe.unfit()
+    if reason:
+        raise pickle.PicklingError(f"suspended code cannot be kept here: {reason}")
     generator = _held(value, types.AsyncGeneratorType)
-    state = layout.async_send_state(value)
-    sent = [part for part in gc.get_referents(value) if part not in (generator, None)]
-    if state not in (0, 1) or (state == 0 and sent):
-        raise pickle.PicklingError("a value sent to an async generator is on its way")
-    return make_async_send, (generator, state)
+    state, argument = layout.async_step(value)
+    # What is sent or thrown is taken over with the first step, and not looked at again.
+    if state not in (_NOT_BEGUN, _UNDER_WAY) or (state == _NOT_BEGUN and argument is not None):
+        raise pickle.PicklingError("a value is on its way to an async generator")
+    if type(value) is AsyncSend:
+        how = "__anext__"
+    else:
+        how = "aclose" if argument is None else "athrow"
+    loading.session().suspended = True
+    return make_async_step, (generator, how, state)
 
 
 # --- functions made inside functions
@@ -231,23 +243,12 @@ def reduce_method(method: types.MethodType) -> Any:
     return make_method, (method.__func__, owner)
 
 
-def refuse_async(value: object) -> Any:
-    raise pickle.PicklingError("an async generator is being closed or thrown into")
-
-
-def _throw_types() -> Iterator[type]:
-    first, second = _no_items(), _no_items()
-    for awaitable in (first.athrow(ValueError), second.aclose()):
-        yield type(awaitable)
-        awaitable.close()
-
-
 REDUCERS: dict[type, Any] = {
     **dict.fromkeys(layout.TYPES, reduce_frame),
-    **dict.fromkeys(_throw_types(), refuse_async),
     FutureIterator: reduce_future_iterator,
     CoroutineWrapper: reduce_coroutine_wrapper,
-    AsyncSend: reduce_async_send,
+    AsyncSend: reduce_async_step,
+    AsyncThrow: reduce_async_step,
     types.FunctionType: reduce_function,
     types.CellType: reduce_cell,
     types.MethodType: reduce_method,

@@ -89,13 +89,13 @@ class _Generator(Structure):
     ]
 
 
-class _AsyncSend(Structure):
-    """What `agen.__anext__()` and `agen.asend(value)` give."""
+class _AsyncStep(Structure):
+    """What `agen.__anext__()`, `asend(value)`, `athrow(error)` and `aclose()` give."""
 
     _fields_: ClassVar[Any] = [
         ("head", _Object),
         ("generator", c_void_p),
-        ("value", c_void_p),
+        ("argument", c_void_p),
         ("state", c_int),
     ]
 
@@ -329,14 +329,23 @@ def forget(frame: Any) -> None:
 # --- what else hides its state
 
 
-def async_send_state(send: Any) -> int:
-    """Of what `__anext__()` or `asend()` gave: 0 not begun, 1 under way, 2 ended."""
-    return int(_AsyncSend.from_address(id(send)).state)
+def async_step(step: Any) -> tuple[int, Any]:
+    """Of a step of an async generator: 0 not begun, 1 under way, 2 ended; and its argument.
+
+    The argument is what is sent or thrown; None if nothing is, as in `aclose()`.
+    """
+    raw = _AsyncStep.from_address(id(step))
+    return int(raw.state), None if raw.argument is None else _object(raw.argument)
 
 
-def resume_async_send(send: Any) -> None:
+def resume_async_step(step: Any) -> None:
     """Make a fresh one go on where the generator awaits."""
-    _AsyncSend.from_address(id(send)).state = 1
+    _AsyncStep.from_address(id(step)).state = 1
+
+
+def skip_hooks(generator: Any) -> None:
+    """Let a fresh async generator pass for one that the event loop has been told of."""
+    _Generator.from_address(id(generator)).hooks_inited = 1
 
 
 class DictPosition(NamedTuple):

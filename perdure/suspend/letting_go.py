@@ -35,6 +35,7 @@ _OPAQUE = (
     functools.partial,
     frames.CoroutineWrapper,
     frames.AsyncSend,
+    frames.AsyncThrow,
 )
 _LENGTH_MAX = 1_000
 _VALUES_MAX = 20_000

@@ -86,14 +86,23 @@ async def _main(log: list[Any]) -> Any:
 async def _items() -> Any:
     for i in range(3):
         got = await _wait(i)
-        yield got
-        await _wait("between")
+        try:
+            yield got
+        finally:
+            await _wait("between")
 
 
 async def _consume(log: list[Any]) -> Any:
     async for item in _items():
         log.append(item)
         await _wait("body")
+    for end in ("aclose", "athrow"):
+        items = _items()
+        log.append(await items.__anext__())
+        try:
+            await (items.aclose() if end == "aclose" else items.athrow(KeyError(end)))
+        except KeyError as error:
+            log.append(error.args)
     return len(log)
 
 
@@ -112,9 +121,7 @@ def run(layout: Any) -> None:
     reason = layout.unfit()
     if reason:
         raise RuntimeError(reason)
-    send = _items().__anext__()
-    copy = _Copier(layout, type(send))
-    send.close()
+    copy = _Copier(layout)
     for make in (_main, _consume):
         plain = _drive(make, lambda frame: frame, layout)
         for _ in range(3):
@@ -133,9 +140,13 @@ def _expect(what: str, found: object, expected: object) -> None:
 class _Copier:
     """A copy of a frame with the frames that it waits for, as a snapshot would make it."""
 
-    def __init__(self, layout: Any, send_type: type) -> None:
+    def __init__(self, layout: Any) -> None:
         self.layout = layout
-        self.send_type = send_type
+        generator = _items()
+        steps = generator.__anext__(), generator.aclose()
+        self.send_type, self.throw_type = map(type, steps)
+        for step in steps:
+            step.close()
 
     def __call__(self, frame: Any) -> Any:
         return self._copied(frame, {})
@@ -155,16 +166,23 @@ class _Copier:
             return types.FunctionType(
                 value.__code__, value.__globals__, value.__name__, value.__defaults__, cells
             )
-        if type(value) is self.send_type:
+        if type(value) in (self.send_type, self.throw_type):
             held = gc.get_referents(value)
             generator = next(part for part in held if type(part) is types.AsyncGeneratorType)
-            send = self._copied(generator, done).__anext__()
-            if self.layout.async_send_state(value) == 1:
-                self.layout.resume_async_send(send)
-            return send
+            copied = self._copied(generator, done)
+            state, argument = self.layout.async_step(value)
+            if type(value) is self.send_type:
+                step = copied.__anext__()
+            else:
+                step = copied.aclose() if argument is None else copied.athrow(ValueError)
+            if state == 1:
+                self.layout.resume_async_step(step)
+            return step
         if type(value) not in self.layout.TYPES or self.layout.ended(value):
             return value
         fresh = done[id(value)] = self.layout.blank(self.layout.code_of(value), globals())
+        if type(fresh) is types.AsyncGeneratorType:
+            self.layout.skip_hooks(fresh)
         state = self.layout.read(value)
         values = [self._copied(part, done) for part in state.values]
         self.layout.write(fresh, state._replace(values=values))
@@ -186,15 +204,28 @@ def _drive(make: Callable[[list[Any]], Any], change: Callable[[Any], Any], layou
         except StopIteration as stop:
             trace.append(repr(stop.value))
             break
+    frame = None
+    seen = set()
     while kept:
         frame = kept.pop()
-        while type(frame) in layout.TYPES:
-            below = getattr(frame, "cr_await", None) or getattr(frame, "gi_yieldfrom", None)
-            layout.forget(frame)
-            frame = below
-        del frame, below
+        if id(frame) not in seen and type(frame).__name__ in _HOLDING:
+            seen.add(id(frame))
+            kept.extend(gc.get_referents(frame))
+            if type(frame) in layout.TYPES:
+                layout.forget(frame)
+    del frame
     gc.collect()
     return trace, log
+
+
+# What may hold a frame that still waits.
+_HOLDING = (
+    "coroutine",
+    "generator",
+    "async_generator",
+    "async_generator_asend",
+    "async_generator_athrow",
+)
 
 
 def _fresh_and_finished(layout: Any, copy: _Copier) -> None:

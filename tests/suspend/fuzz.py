@@ -165,6 +165,7 @@ def many(first: int, suspensions: int, *, processes: bool) -> int:
             counts[kind] += 1
             if kind not in ("same", "syntax", "refused"):
                 wrong += 1
+            if kind not in ("same", "syntax"):
                 print(f"seed {last}: {verdict[:500]}", flush=True)
         if child.returncode:
             wrong += 1
