@@ -111,6 +111,9 @@ class Quarantine:
             self.watched.discard(mark)
             logger.warning("an event is skipped", object=activation.address)
             activation.event(_in_place_of(event, activation.address))
+            if call is not None:
+                # Somebody outside asks the same once more; what runs instead knows no caller.
+                call.refuse(skipped_error(activation.address))
             return True
         self._kills(activation, mark, told)
         activation.set_aside(call)
