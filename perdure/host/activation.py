@@ -23,6 +23,7 @@ from perdure.clock import perf_ns
 from perdure.errors import (
     CallError,
     DeadlockError,
+    StoreFull,
     StoreUnavailable,
     Unavailable,
 )
@@ -198,7 +199,7 @@ class Activation:
         host.remove(self)
         refusal: BaseException = error
         accepted: list[IncomingCall] = []
-        if isinstance(error, StoreUnavailable):
+        if isinstance(error, StoreUnavailable | StoreFull):
             # The disk's fault, perhaps of a moment; what it is owed is tried again. Calls that
             # were accepted go on then, so that their callers still wait.
             refusal = Unavailable(f"{self.address} cannot be read: {error.message}")
