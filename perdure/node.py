@@ -17,9 +17,9 @@ from perdure import ref
 from perdure.clock import Clock, RealClock
 from perdure.errors import BadApp, OperatorError, UnknownHandler, UnknownKind
 from perdure.host import guard
+from perdure.host.failures import raised_by
 from perdure.host.host import Host, Slot
 from perdure.host.incoming import Answer, IncomingCall
-from perdure.host.machine import raised_by
 from perdure.host.quarantine import Deaths
 from perdure.journal.entry import PICKLE
 from perdure.object import Kind, Object, kind_of

@@ -17,7 +17,7 @@ import structlog
 
 from perdure.errors import OperatorError, UnknownKind
 from perdure.failure import failure_of
-from perdure.host.machine import encode_failure
+from perdure.host.failures import encode_failure
 from perdure.journal.codec import Message
 from perdure.journal.entry import Call, Event, Reply
 from perdure.journal.identity import oid_of

@@ -17,7 +17,7 @@ import structlog
 
 from perdure.errors import AuthorError, PerdureError
 from perdure.failure import failure_of
-from perdure.host.machine import pickled_failure
+from perdure.host.failures import pickled_failure
 from perdure.journal.entry import StepAsked, StepDone
 from perdure.steps import Step, find_step, running_step
 from perdure.suspend import heap

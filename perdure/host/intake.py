@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 from perdure.access import Action
 from perdure.errors import IdempotencyMismatch, Overloaded
 from perdure.failure import failure_of
+from perdure.host.failures import decode_failure
 from perdure.host.incoming import Acceptance, Answer, IncomingCall
-from perdure.host.machine import decode_failure
 from perdure.journal.entry import PICKLE, Answered, Call
 from perdure.journal.identity import call_id
 from perdure.ref import Ref

@@ -16,18 +16,21 @@ from collections import deque
 from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from perdure.errors import (
-    CallError,
     Conflict,
-    HandlerError,
     NotSerializable,
     ReadOnlyError,
     UnknownHandler,
 )
 from perdure.failure import Failure, exception_of, failure_of
 from perdure.host.asking import Asking, Surroundings
+from perdure.host.failures import (
+    decode_failure,
+    encode_failure,
+    pickled_failure,
+    raised_by,
+    skipped_error,
+)
 from perdure.host.records import Kept, Running
 from perdure.host.task import Future, Task
 from perdure.journal.entry import (
@@ -55,9 +58,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _set_running_loop = asyncio._set_running_loop
-
-encode_failure = msgspec.json.Encoder().encode
-decode_failure = msgspec.json.Decoder(Failure).decode
 
 
 class Machine(Asking):
@@ -566,16 +566,6 @@ def decode_arguments(signature: Signature, event: Call) -> Arguments:
     return signature.decode_json(event.body)
 
 
-def pickled_failure(failure: Failure | None, error: BaseException | None) -> bytes:
-    """A failure for a caller of the same app, with the exception itself where it can travel."""
-    assert failure is not None
-    try:
-        exception = heap.dumps(error)
-    except NotSerializable:
-        exception = b""
-    return encode_failure(msgspec.structs.replace(failure, exception=exception))
-
-
 def _resolve(future: Future, ok: bool, body: bytes) -> None:
     if future.done():
         return
@@ -583,24 +573,3 @@ def _resolve(future: Future, ok: bool, body: bytes) -> None:
         future.set_result(heap.loads(body))
     else:
         future.set_exception(raised_by(decode_failure(body)))
-
-
-def skipped_error(address: str) -> CallError:
-    """What becomes of an event that an operator has skipped."""
-    return HandlerError(
-        f"an operator skipped it, since it had ended the process of {address}", error="Skipped"
-    )
-
-
-def raised_by(failure: Failure) -> BaseException:
-    """The exception that a failure stands for: itself where it travelled, else by its name."""
-    if failure.exception:
-        try:
-            error = heap.loads(failure.exception)
-        except Exception:
-            return exception_of(failure)
-        if isinstance(error, (Exception, asyncio.CancelledError)) and not isinstance(
-            error, StopIteration
-        ):
-            return error
-    return exception_of(failure)

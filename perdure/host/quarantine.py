@@ -14,8 +14,8 @@ import structlog
 
 from perdure.errors import Conflict, DivergenceError, ObjectQuarantined
 from perdure.failure import failure_of
+from perdure.host.failures import encode_failure, skipped_error
 from perdure.host.incoming import IncomingCall
-from perdure.host.machine import encode_failure, skipped_error
 from perdure.journal.entry import Call, Event, Fired, Refused, Reply, Skipped, Started, StepDone
 from perdure.journal.identity import oid_of
 from perdure.ref import format_address

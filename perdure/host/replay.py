@@ -17,7 +17,8 @@ from collections.abc import Iterator, Sequence
 import msgspec
 
 from perdure.errors import DivergenceError, JournalCorrupt
-from perdure.host.machine import Machine, decode_failure
+from perdure.host.failures import decode_failure
+from perdure.host.machine import Machine
 from perdure.journal import codec
 from perdure.journal.entry import (
     BODY_KEPT_MAX,
