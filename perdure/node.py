@@ -16,7 +16,7 @@ from typing import Any
 from perdure import ref
 from perdure.clock import Clock, RealClock
 from perdure.errors import BadApp, OperatorError, UnknownHandler, UnknownKind
-from perdure.host import guard
+from perdure.host import async_generators, guard
 from perdure.host.failures import raised_by
 from perdure.host.host import Host, Slot
 from perdure.host.incoming import Answer, IncomingCall
@@ -61,6 +61,7 @@ class Node:
     async def start(self) -> None:
         """Open the store, become its owner, and take up what was left. Raises OperatorError."""
         guard.install()
+        async_generators.install()
         # Whether suspended code can be kept here is tried once for each build of the interpreter,
         # in a process of its own: at a start, and not in the middle of a turn.
         self.unfit = probe.unfit()

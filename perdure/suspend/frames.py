@@ -14,6 +14,7 @@ import asyncio
 import gc
 import pickle
 import types
+from collections.abc import Callable
 from typing import Any
 
 from perdure.suspend import codes, landmarks, layout, loading, probe
@@ -67,8 +68,12 @@ def make_frame(place: Place, names: tuple[str, str] | None = None) -> Any:
     return frame
 
 
+finish_generator: Callable[[Any], None] | None = None
+"""What is called with an async generator that is let go before its end; the host puts it in."""
+
+
 def fill_frame(frame: Any, state: tuple[Any, ...]) -> None:
-    layout.write(frame, layout.State(*state))
+    layout.write(frame, layout.State(*state), finish_generator)
 
 
 def reduce_frame(frame: Any) -> Any:

@@ -20,6 +20,7 @@ import importlib.util
 import io
 import pickle
 import struct
+import sys
 import types
 import zlib
 from collections.abc import Callable
@@ -95,6 +96,11 @@ STATE = (
     "tasks",
     "timers",
 )
+
+
+if sys.version_info >= (3, 13):
+    # Queues have had it since then; one from a snapshot of an older Python was made without.
+    asyncio.Queue._is_shutdown = False  # type: ignore[attr-defined]
 
 
 def _no_kinds(name: str) -> type:

@@ -268,10 +268,11 @@ def read(frame: Any) -> State:
     return State(state, at, offset, flags, nulls, values)
 
 
-def write(frame: Any, state: State) -> None:
+def write(frame: Any, state: State, finalizer: Any = None) -> None:
     """Give a fresh frame that has not begun what `read` took from another of the same code.
 
-    Raises Broken before anything is changed.
+    `finalizer` is called with an async generator that is let go before its end. Raises Broken
+    before anything is changed.
     """
     raw = _Generator.from_address(id(frame))
     limits = _limits_of(code_of(frame))
@@ -302,18 +303,17 @@ def write(frame: Any, state: State) -> None:
     if _HAS_RETURN_OFFSET:
         raw.frame.return_offset = state.return_offset
     if type(frame) is types.AsyncGeneratorType and state.flags:
-        _write_flags(raw, state.flags)
+        _write_flags(raw, state.flags, finalizer)
     raw.state = state.state
     for address in before:
         if address is not None:
             _decref(address)
 
 
-def _write_flags(raw: Any, flags: int) -> None:
+def _write_flags(raw: Any, flags: int, finalizer: Any) -> None:
     raw.hooks_inited = flags & 1
     raw.closed = flags >> 1 & 1
     raw.running_async = flags >> 2 & 1
-    finalizer = sys.get_asyncgen_hooks().finalizer
     if flags & 1 and finalizer is not None:
         _incref(finalizer)
         raw.origin_or_finalizer = id(finalizer)

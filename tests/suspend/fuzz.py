@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from perdure.errors import NotSerializable
-from perdure.host import guard
 from perdure.journal.entry import JSON, Call, Fired
 from perdure.suspend import heap
 from tests.suspend import programs
@@ -184,7 +183,6 @@ def main() -> int:
     parser.add_argument("--batch", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--turn", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    guard.install()
     if options.turn is not None:
         one_turn(options.turn)
     elif options.batch is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from perdure import Object
+from perdure.host import async_generators, guard
 from perdure.host.machine import Machine, Surroundings
 from perdure.journal.entry import (
     JSON,
@@ -27,6 +28,9 @@ from perdure.journal.identity import oid_of
 from perdure.object import kind_of
 from perdure.suspend import heap
 from perdure.suspend.values import ValuePickler
+
+guard.install()
+async_generators.install()
 
 START_NS = 1_700_000_000 * 10**9
 

@@ -80,6 +80,13 @@ async def items(log, n):
             yield i
     finally:
         log.append("items end")
+async def amore(log):
+    try:
+        for i in range(3):
+            yield i
+    finally:
+        await step("amore end")
+        log.append("amore end")
 @contextlib.contextmanager
 def managed(log):
     log.append("managed")
@@ -281,6 +288,8 @@ STATEMENTS = [
     "except* Failed as f:\n    log.append([e.a for e in f.exceptions])",
     "async for $ in Counting(2):\n    LOOP",
     "async for $ in items(log, 2):\n    LOOP",
+    "async for $ in items(log, 3):\n    LOOP\n    break",
+    "async for $ in amore(log):\n    log.append($)\n    if @ > 2: break",
     "$ = items(log, 3)\nasync for i in $:\n    log.append(await step(i))\n    break\n"
     "await $.aclose()",
     "match (@, a):\n    case (int(q), _) if q > 2:\n        BLOCK\n    case _:\n        BLOCK",

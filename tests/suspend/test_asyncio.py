@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from perdure.host import guard
 from tests.host.programs import NAMES, Programs
 from tests.suspend.machines import differences
-
-guard.install()
 
 
 @pytest.mark.parametrize("name", NAMES)
