@@ -398,18 +398,26 @@ class Host:
         self.quarantine.skip(*parse_address(address))
 
     async def delete(self, address: str) -> None:
-        """End an object; returns when that is on disk. Raises UnknownKind."""
+        """End an object; returns when that is on disk.
+
+        Raises UnknownKind, Unavailable, ObjectQuarantined for one that cannot be loaded, and what
+        the store raises.
+        """
         kind, key = parse_address(address)
         if kind not in self.kinds:
             raise UnknownKind(f"no class {kind!r} is served here")
         oid = oid_of(kind, key)
         if await self._identity(oid) is None and oid not in self._by_oid:
             return
+        if self.draining or self.log.refusing:
+            raise self.unavailable()
         self.quarantine.release(oid)
         activation = self.activate(kind, key, oid)
-        if await activation.settled() is State.ACTIVE:
-            activation.event(Ended())
-            await self.log.durable(activation.last_lsn)
+        if await activation.settled() is not State.ACTIVE:
+            # It is not known to be gone, so nobody may be told that it is.
+            raise activation.refusal or Unavailable(f"{address} went while it was loaded")
+        activation.event(Ended())
+        await self.log.durable(activation.last_lsn)
 
     def unavailable(self) -> CallError:
         """Why nothing can be written at the moment."""
