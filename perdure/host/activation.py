@@ -30,11 +30,10 @@ from perdure.errors import (
 from perdure.failure import failure_of
 from perdure.host.asking import NOTHING
 from perdure.host.deadlock import find_circle
-from perdure.host.failures import encode_failure
 from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer
 from perdure.host.intake import admit, answer_of, overloaded
 from perdure.host.load import load
-from perdure.host.machine import Machine
+from perdure.host.machine import Machine, encode_failure
 from perdure.host.snapshots import newest_seq
 from perdure.journal.codec import Message, encode_entry
 from perdure.journal.entry import (
@@ -141,6 +140,7 @@ class Activation:
         self.replayed = replayed
         self.base_seq = base_seq
         self.snapshot_seq = snapshot_seq
+        self.last_lsn = self.host.log.newest_lsn(self.machine.oid)
         self._end_loading(State.ACTIVE)
         self.host.activated(self)
         self.wake_at = self.machine.wake_at()
@@ -152,7 +152,8 @@ class Activation:
         """Take up what the object was about to do when it left memory."""
         machine = self.machine
         for waited in (machine.steps or {}).values():
-            self.host.effects.start(self, waited.asked)
+            # Behind the gate: after a reload the asking may still be on its way to the disk.
+            self.host.log.after(self.last_lsn, self.host.effects.output(self, waited.asked))
         self.set_alarm()
         started = machine.next_call()
         if started is not None:

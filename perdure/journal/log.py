@@ -164,6 +164,10 @@ class PartitionLog:
         """The chunk that the newest entry is in."""
         return self.tail + (self._flying is not None) + bool(self._gathered.frames)
 
+    def newest_lsn(self, oid: int) -> int:
+        """A chunk that an object's newest entry is in or before."""
+        return self.appended_lsn if oid in self._recent or oid in self._older else self.checkpoint
+
     def append(
         self, oid: int, entry: bytes, outputs: Sequence[Output], delivered: MessageId | None
     ) -> int:
