@@ -31,6 +31,7 @@ FIGURES = {
     "idle": "idle_objects",
     "restart": "restart",
     "step": "steps",
+    "suspended": "suspended",
     "gateway": "front",
     "values": "serde",
     "slot": "turn_slot",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from perdure import Object, query, step
 
 
@@ -74,3 +76,21 @@ class Basket(Object):
     @query
     async def read(self) -> int:
         return self.total
+
+
+class Sleeper(Object):
+    """Waits in the middle of a handler."""
+
+    naps: int = 0
+
+    async def nap(self, seconds: float) -> int:
+        before = self.naps
+        await self._wait(seconds)
+        self.naps = before + 1
+        return self.naps
+
+    async def _wait(self, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            self.naps += 0

@@ -39,7 +39,8 @@ async def start_node(directory: str | Path | None, **settings: Any) -> Node:
     """A node that serves app.py from a directory; None: from memory, with nothing on disk."""
     store = f"sqlite:{directory}" if directory is not None else "memory:"
     node = Node(
-        [app.Counter, app.Worker, app.Basket], Settings(store=store, **_QUIET | settings)
+        [app.Counter, app.Worker, app.Basket, app.Sleeper],
+        Settings(store=store, **_QUIET | settings),
     )
     await node.start()
     return node

@@ -108,6 +108,26 @@ async def test_without_history_what_is_stored_of_a_ticker_stays_flat() -> None:
         assert await Ticker.at("t").read() >= ticks
 
 
+@pytest.mark.soak
+async def test_a_million_ticks_cost_what_the_first_thousands_do() -> None:
+    store = MemoryStore()
+    async with Stage(
+        Ticker, store=store, checkpoint_seconds=60.0, history="none", debug=False
+    ) as stage:
+        await perdure.send(Ticker.at("t").run)
+        oid = oid_of("Ticker", "t")
+        ticks = 0
+        while ticks < 1_000_000:
+            await asyncio.sleep(3000)
+            ticks = await Ticker.at("t").read()
+            kept = await stage.host.history("Ticker/t", 0, 1_000_000)
+            assert len(kept) < TURNS_BEHIND_BASE * 2
+            assert len(store._suspended[oid].body if oid in store._suspended else b"") < 4000
+            await stage.restart()
+            assert await Ticker.at("t").read() >= ticks
+            assert stage.host.stats().replayed < TURNS_BEHIND_BASE * 2
+
+
 class Keeper(Object):
     log: list[str] = []
 
