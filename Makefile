@@ -79,7 +79,13 @@ crash: $(STAMP) ## the tests that kill real processes
 soak: $(STAMP) ## the long ones: minutes to hours, not part of `make test`
 	@$(PYTHON) -m pytest -m soak --timeout 0
 
-fuzz: $(STAMP) ## codecs, stores and argument checking with many more random examples
+fuzz: $(STAMP) ## suspended code, codecs, stores and arguments with many more random examples
+	@$(PYTHON) -m tests.suspend.fuzz --suspensions 100000
+	@for version in $(OTHERS); do \
+	    if [ -x $(VENV)-$$version/bin/python ]; then \
+	        $(VENV)-$$version/bin/python -m tests.suspend.fuzz --suspensions 100000 || exit 1; \
+	    fi; \
+	done
 	@HYPOTHESIS_PROFILE=fuzz $(PYTHON) -m pytest -m 'not slow and not crash and not soak' --timeout 0
 
 bench: $(STAMP) ## throughput, latency and memory, each next to its yardstick
