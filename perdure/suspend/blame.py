@@ -51,7 +51,10 @@ def roots(address: str, state: dict[str, Any]) -> Iterator[tuple[str, object]]:
     if instance is not None:
         yield from attributes(instance, f"{address}: self")
     for task in (state.get("tasks") or {}).values():
-        yield f"{address}: {_where(task.coroutine)}", task.coroutine
+        where = f"{address}: {_where(task.coroutine)}"
+        for var, part in task.context.items():
+            yield f"{where}: context variable {var.name!r}", part
+        yield where, task.coroutine
     for name, part in state.items():
         yield f"{address}: its {name}", part
 
@@ -64,6 +67,8 @@ def parts(value: object, path: str) -> Iterator[tuple[str, object]]:
         return
     if isinstance(value, layout.TYPES):
         yield from _parts_of_frame(value, path)
+        return
+    if any(isinstance(value, cls) for cls, _ in _NAMES[:_WHOLE]):
         return
     if isinstance(value, dict):
         yield from ((f"key {_short(key)} of {path}", key) for key in value)
@@ -111,11 +116,12 @@ def _parts_of_frame(frame: Any, path: str) -> Iterator[tuple[str, object]]:
     names = [*code.co_varnames, *(n for n in code.co_cellvars if n not in code.co_varnames)]
     names += code.co_freevars
     state = layout.read(frame)
-    values = iter(state.values)
-    for i in range(len(state.values) + state.nulls.bit_count()):
-        if state.nulls >> i & 1:
-            continue
-        value = next(values)
+    count = len(state.values) + state.nulls.bit_count()
+    places = [i for i in range(count) if not state.nulls >> i & 1]
+    found = list(zip(places, state.values, strict=True))
+    # A variable of the function itself before the inner functions that see it as well.
+    found.sort(key=lambda pair: not isinstance(pair[1], types.CellType))
+    for i, value in found:
         if i == 0:
             yield f"{here}: the exception it handles", value
         elif i <= len(names):
@@ -179,14 +185,16 @@ _NAMES: list[tuple[type | tuple[type, ...], str]] = [
     ((type(threading.Lock()), type(threading.RLock())), "a lock of threads"),
     ((threading.Condition, threading.Event, threading.Semaphore), "a lock of threads"),
     (types.ModuleType, "a module"),
+    (types.TracebackType, "a traceback"),
+    (types.FrameType, "a frame"),
+    (memoryview, "a view into memory"),
     (types.AsyncGeneratorType, "an async generator"),
     (types.CoroutineType, "a coroutine"),
     (types.GeneratorType, "a generator"),
-    (types.TracebackType, "a traceback"),
-    (types.FrameType, "a frame"),
     (types.FunctionType, "a function"),
-    (memoryview, "a view into memory"),
 ]
+_WHOLE = 9
+"""So many of these are what they are; to name a part of them would help nobody."""
 
 
 def describe(value: object) -> str:
@@ -197,7 +205,9 @@ def describe(value: object) -> str:
             return f"{name} ({called or type(value).__qualname__})"
     if isinstance(value, type):
         return f"a class that cannot be found by its name ({value.__module__}.{value.__qualname__})"
-    return f"a {type(value).__module__}.{type(value).__qualname__}"
+    module = type(value).__module__.lstrip("_")
+    name = type(value).__qualname__
+    return f"a {name}" if module == "builtins" else f"a {module}.{name}"
 
 
 def refusal(found: Found, error: BaseException) -> NotSerializable:

@@ -119,11 +119,18 @@ def make_instance() -> Any:
     return machine.kind.bare(machine.key)
 
 
-def fill_instance(instance: Any, state: tuple[dict[str, Any], dict[str, Any] | None]) -> None:
-    attributes, slots = state
-    instance.__dict__.update(attributes)
+def fill_instance(instance: Any, state: tuple[Any, ...]) -> None:
+    attributes, slots, *shared = state
+    if shared:
+        instance.__dict__ = attributes
+    else:
+        instance.__dict__.update(attributes)
     for name, value in (slots or {}).items():
         setattr(instance, name, value)
+
+
+# Of the dict of an instance, when nobody but the instance has it.
+_REFERENCES = 3
 
 
 def reduce_instance(instance: Any) -> Any:
@@ -135,7 +142,12 @@ def reduce_instance(instance: Any) -> Any:
         for name in names
         if not name.startswith("_perdure_") and hasattr(instance, name)
     }
-    return make_instance, (), (instance.__dict__, slots or None), None, None, fill_instance
+    attributes = instance.__dict__
+    state: tuple[Any, ...] = (attributes, slots or None)
+    if sys.getrefcount(attributes) > _REFERENCES:
+        # Somebody holds `vars(self)`, perhaps in the middle of a loop over it.
+        state = (*state, True)
+    return make_instance, (), state, None, None, fill_instance
 
 
 # --- pickling
@@ -162,11 +174,18 @@ def _reducer_of(cls: type) -> Reducer | None:
         return loading.reduce_machine
     if issubclass(cls, asyncio.Future):
         return futures.reduce_future
+    if issubclass(cls, (set, frozenset)):
+        return _reduce_set
     reducer = values.reducer_of(cls)
     if _pickles_itself(cls):
         reducer = _reduce_doubtful
     singles = landmarks.singles(cls)
     return landmarks.reducer_among(singles, reducer) if singles else reducer
+
+
+def _reduce_set(value: Any) -> Any:
+    loading.session().sets = True
+    return NotImplemented
 
 
 def _reduce_doubtful(value: Any) -> Any:
@@ -229,7 +248,7 @@ def dump_heap(machine: Any, *, try_out: bool = True) -> bytes:
     pickled = buffer.getvalue()
     if try_out and (session.suspended or session.doubtful):
         _try_out(machine, pickled)
-    return _seal(pickled, suspended=session.suspended)
+    return _seal(pickled, session)
 
 
 def _try_out(machine: Any, pickled: bytes) -> None:
@@ -330,11 +349,16 @@ def has_sets(data: bytes) -> bool:
     return bool(data[4] & _SETS)
 
 
-def _seal(body: bytes, *, suspended: bool) -> bytes:
+# A set that is not empty, and a frozenset; by chance, the last bytes of a text.
+_SET_MARK = pickle.EMPTY_SET + pickle.MEMOIZE + pickle.MARK
+_FROZENSET_MARK = pickle.FROZENSET + pickle.MEMOIZE
+
+
+def _seal(body: bytes, session: loading.Session) -> bytes:
     flags = 0
-    if pickle.EMPTY_SET in body or pickle.FROZENSET in body:
+    if session.sets or _SET_MARK in body or _FROZENSET_MARK in body:
         flags |= _SETS
-    if suspended:
+    if session.suspended:
         flags |= _SUSPENDED
         body = importlib.util.MAGIC_NUMBER + body
     if len(body) > _COMPRESS_FROM:

@@ -15,7 +15,7 @@ from typing import Any
 class Session:
     """What belongs to one dump or load."""
 
-    __slots__ = ("doubtful", "frames", "later", "machine", "suspended")
+    __slots__ = ("doubtful", "frames", "later", "machine", "sets", "suspended")
 
     def __init__(self, machine: Any) -> None:
         self.machine = machine
@@ -25,6 +25,8 @@ class Session:
         """The frames that a load has made."""
         self.suspended = False
         """Whether code is in it, and not data alone."""
+        self.sets = False
+        """Whether a set of a class of its own is in it."""
         self.doubtful = False
         """Whether a class is in it that pickles itself in a way of its own."""
 
