@@ -30,10 +30,11 @@ from perdure.errors import (
 from perdure.failure import failure_of
 from perdure.host.asking import NOTHING
 from perdure.host.deadlock import find_circle
+from perdure.host.failures import encode_failure
 from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer
 from perdure.host.intake import admit, answer_of, overloaded
 from perdure.host.load import load
-from perdure.host.machine import Machine, encode_failure
+from perdure.host.machine import Machine
 from perdure.host.snapshots import newest_seq
 from perdure.journal.codec import Message, encode_entry
 from perdure.journal.entry import (
