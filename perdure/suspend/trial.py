@@ -69,6 +69,15 @@ async def _main(log: list[Any]) -> Any:
         log.append(await _wait(error.args[0] is keep))
         again = error
     table = {"a": 1, "b": 2}
+    try:
+        try:
+            raise KeyError(keep)
+        except KeyError:
+            log.append(await _wait("handled"))
+            log.append(sys.exc_info()[1].args[0] is keep)  # type: ignore[union-attr]
+            raise
+    except KeyError as error:
+        log.append(error.__context__)
     values = [await _wait(n) + len([await _wait(m) for m in (1, 2)]) for n in table.values()]
     half = (n * 2 for n in [1, 2, 3])
     log.append(next(half))
@@ -121,6 +130,17 @@ def run(layout: Any) -> None:
     reason = layout.unfit()
     if reason:
         raise RuntimeError(reason)
+    unheard: list[str] = []
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda found: unheard.append(repr(found.exc_value))
+    try:
+        _run(layout)
+    finally:
+        sys.unraisablehook = before
+    _expect("errors in freeing", unheard, [])
+
+
+def _run(layout: Any) -> None:
     copy = _Copier(layout)
     for make in (_main, _consume):
         plain = _drive(make, lambda frame: frame, layout)
@@ -238,6 +258,15 @@ def _fresh_and_finished(layout: Any, copy: _Copier) -> None:
     fresh, finished = count(3), count(0)
     list(finished)
     _expect("ended", (layout.ended(fresh), layout.ended(finished)), (False, True))
+    seen = []
+
+    def look() -> Generator[int, None, None]:
+        seen.append((layout.running(looking), layout.ended(looking)))
+        yield 1
+
+    looking = look()
+    list(looking)
+    _expect("running", seen, [(True, False)])
     _expect("a frame not begun", list(copy(fresh)), [0, 1, 2])
     begun = count(3)
     next(begun)

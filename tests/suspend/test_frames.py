@@ -1,0 +1,478 @@
+"""Suspended code: what goes on from bytes, what is let go, what has changed since."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import gc
+import itertools
+import sys
+import types
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from perdure import Object
+from perdure.host.machine import Machine
+from perdure.suspend import codes, heap, letting_go, loading
+from tests.suspend.machines import Run, differences, fresh, reborn, state_of
+
+ended: list[str] = []
+
+
+class Counted:
+    alive = 0
+
+    def __new__(cls) -> Counted:
+        Counted.alive += 1
+        return super().__new__(cls)
+
+    def __del__(self) -> None:
+        Counted.alive -= 1
+
+
+@contextlib.contextmanager
+def managed() -> Iterator[int]:
+    try:
+        yield 1
+    finally:
+        ended.append("managed")
+
+
+def numbers() -> Iterator[int]:
+    try:
+        yield from range(5)
+    finally:
+        ended.append("numbers")
+
+
+async def stream() -> Any:
+    try:
+        for i in range(5):
+            await asyncio.sleep(1)
+            yield i
+    finally:
+        ended.append("stream")
+
+
+class Waits(Object):
+    log: list[Any] = []
+    table: dict[Any, Any] = {}
+    kept: Any = None
+
+    async def nested(self) -> None:
+        held = [Counted(), Counted()]
+        self.kept = numbers()
+        next(self.kept)
+        half = [numbers()]
+        next(half[0])
+        with managed(), contextlib.ExitStack() as stack:
+            stack.enter_context(managed())
+            try:
+                raise ValueError(held)
+            except ValueError:
+                await self._inner(held)
+            finally:
+                ended.append("nested")
+
+    async def _inner(self, held: list[Any]) -> None:
+        try:
+            async for _ in stream():
+                await asyncio.sleep(1000)
+        finally:
+            ended.append("inner")
+
+    async def changes_a_list(self) -> None:
+        items = [1, 2, 3]
+        items.append(items)  # type: ignore[arg-type]
+        for item in items:
+            self.log.append(item if isinstance(item, int) else "itself")
+            await asyncio.sleep(1)
+            if len(items) < 7:
+                items.append(len(items))
+        for item in reversed(items):
+            self.log.append(item if isinstance(item, int) else "itself")
+            await asyncio.sleep(1)
+
+    async def changes_a_dict(self) -> None:
+        table = self.table = dict.fromkeys(range(8), 0)
+        del table[0], table[3]
+        for key, value in table.items():
+            self.log.append((key, value))
+            await asyncio.sleep(1)
+            table[7] = key
+            if key == 2:
+                del table[4]
+                table["new"] = 1
+        try:
+            for _ in table:
+                await asyncio.sleep(1)
+                table["newer"] = 2
+        except RuntimeError as error:
+            self.log.append(str(error))
+        for key in reversed(table):
+            self.log.append(key)
+            await asyncio.sleep(1)
+
+    async def changes_a_set(self) -> None:
+        members = {"a", "b", "c"}
+        try:
+            for _ in members:
+                await asyncio.sleep(1)
+                members.add("d")
+        except RuntimeError as error:
+            self.log.append(str(error))
+        seen = []
+        for member in members:
+            seen.append(member)
+            await asyncio.sleep(1)
+        self.log.append(sorted(seen))
+
+    async def loops_over_itself(self) -> None:
+        tasks: list[Any] = []
+
+        async def look(n: int) -> None:
+            for i, task in enumerate(tasks):
+                await asyncio.sleep(1)
+                self.log.append((n, i, task is tasks[i]))
+
+        tasks += [asyncio.create_task(look(n)) for n in range(2)]
+        await asyncio.gather(*tasks)
+
+    async def holds_iterators(self) -> None:
+        made: dict[str, Any] = {
+            "cycle": itertools.cycle([1, 2, 3]),
+            "chain": itertools.chain([1], "ab", range(2)),
+            "islice": itertools.islice(itertools.count(3), 2, 9, 2),
+            "groups": itertools.groupby([1, 1, 2]),
+            "product": itertools.product("ab", [1, 2]),
+            "zip": zip("abc", [1, 2, 3], strict=True),
+            "map": map(str, range(4)),
+            "callable": iter(collections.deque([1, 2, 0]).popleft, 0),
+            "enumerate": enumerate(reversed([5, 6, 7])),
+            "text": iter("text"),
+            "bytes": iter(bytearray(b"abc")),
+            "view": {"a": 1}.items(),
+            "generator": (n * n for n in range(4)),
+        }
+        for name, iterator in made.items():
+            if name not in ("view", "groups"):
+                self.log.append((name, next(iterator)))
+        await asyncio.sleep(1)
+        for name, iterator in made.items():
+            if name == "groups":
+                self.log.append([(key, list(group)) for key, group in iterator])
+            else:
+                self.log.append((name, list(itertools.islice(iterator, 5))))
+            await asyncio.sleep(1)
+
+    async def keeps_functions(self) -> None:
+        total = 0
+
+        def add(n: int, *, by: int = 2) -> int:
+            """Adds."""
+            nonlocal total
+            total += n * by
+            return total
+
+        def factorial(n: int) -> int:
+            return n * factorial(n - 1) if n else 1
+
+        add.note = [add]  # type: ignore[attr-defined]
+        self.kept = [add, factorial, lambda n, k=[1]: (k.append(n), k)]
+        await asyncio.sleep(1)
+        self.log.append((add(3), self.kept[0](1, by=1), total, factorial(5)))
+        self.log.append((add.note[0] is self.kept[0] is add, add.__doc__, add.__name__))  # type: ignore[attr-defined]
+        await asyncio.sleep(1)
+        self.log.append((self.kept[2](7)[1], self.kept[2](8)[1]))
+
+    async def keeps_ended_code(self) -> None:
+        async def nothing() -> int:
+            return 1
+
+        coroutine, generator = nothing(), (n for n in ())
+        await coroutine
+        list(generator)
+        items = stream()
+        await items.aclose()
+        made = [coroutine, generator, items, nothing()]
+        await asyncio.sleep(1)
+        self.log.append([each.__qualname__.rpartition(".")[2] for each in made])
+        self.log.append((list(generator), await made[3]))
+        try:
+            await coroutine
+        except RuntimeError as error:
+            self.log.append(str(error))
+        self.log.append([item async for item in items])
+
+
+PROGRAMS = [
+    "changes_a_list",
+    "changes_a_dict",
+    "changes_a_set",
+    "loops_over_itself",
+    "holds_iterators",
+    "keeps_functions",
+    "keeps_ended_code",
+]
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+@pytest.mark.filterwarnings("error")
+def test_a_handler_goes_on_from_bytes(name: str) -> None:
+    assert differences(Waits, name) == ""
+
+
+def waiting() -> Machine:
+    ended.clear()
+    run = Run(fresh(Waits))
+    run.call("nested")
+    run.step()
+    run.step()
+    return run.machine
+
+
+def test_what_is_let_go_runs_none_of_its_finally_blocks() -> None:
+    for drop in (heap.drop_all, reborn):
+        machine = waiting()
+        assert Counted.alive == 2
+        copy = drop(machine)
+        del machine
+        if copy is not None:
+            gc.collect()
+            assert (ended, Counted.alive) == ([], 2)
+            heap.drop_all(copy)
+            del copy
+        gc.collect()
+        assert (ended, Counted.alive) == ([], 0)
+
+
+def test_a_coroutine_is_let_go_with_what_it_waits_for() -> None:
+    machine = waiting()
+    task = next(iter((machine.tasks or {}).values()))
+    heap.drop(task.coroutine)
+    task = None  # type: ignore[assignment]
+    state_of(machine)["kept"].close()
+    machine.tasks = machine.running = machine.timers = None
+    gc.collect()
+    assert (ended, Counted.alive) == (["numbers"], 0)
+
+
+def test_where_frames_cannot_be_let_go_they_are_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = waiting()
+    monkeypatch.setattr(letting_go.probe, "_reason", "it is a test")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        heap.drop_all(machine)
+    del machine
+    gc.collect()
+    assert Counted.alive == 0
+
+
+@pytest.mark.parametrize("rounds", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_many_round_trips_leave_nothing_behind(rounds: int) -> None:
+    machine = waiting()
+    ended.clear()
+    # A fresh pickler's buffers, caches of names and codes: filled in the first rounds.
+    for i in range(rounds):
+        if i == rounds // 10:
+            gc.collect()
+            before = len(gc.get_objects())
+            code = sys.getrefcount(Waits.nested.__code__)
+        machine = reborn(machine)
+    gc.collect()
+    after = len(gc.get_objects())
+    assert abs(after - before) < 50
+    assert abs(sys.getrefcount(Waits.nested.__code__) - code) < 5
+    assert (ended, Counted.alive) == ([], 2)
+    heap.drop_all(machine)
+
+
+# --- code that has changed
+
+MODULE = "suspended_app"
+
+SOURCE = """
+import asyncio
+from perdure import Object
+class Order(Object, name="Order"):
+    log: list = []
+    async def run(self):
+        await self.wait()
+        self.log.append(self.after())
+    async def wait(self):
+        await asyncio.sleep(10)
+    def after(self):
+        return "before the change"
+    async def twins(self):
+        first, second = (lambda: 1), (lambda: 1)
+        await asyncio.sleep(10)
+        self.log.append((first(), second()))
+"""
+
+
+@pytest.fixture
+def app() -> Iterator[Any]:
+    """Loads a version of a small app under one name."""
+
+    def load(source: str) -> type[Object]:
+        module = types.ModuleType(MODULE)
+        sys.modules[MODULE] = module
+        exec(compile(source, "suspended_app.py", "exec"), vars(module))
+        cls: type[Object] = module.Order
+        return cls
+
+    yield load
+    del sys.modules[MODULE]
+
+
+def suspended(cls: type[Object], handler: str = "run") -> bytes:
+    run = Run(fresh(cls))
+    run.call(handler)
+    run.step()
+    data = heap.dump_heap(run.machine)
+    heap.drop_all(run.machine)
+    return data
+
+
+def go_on(cls: type[Object], data: bytes) -> list[Any]:
+    machine = fresh(cls)
+    heap.load_heap(machine, data)
+    found: list[Any] = state_of(Run(machine).finish().machine)["log"]
+    return found
+
+
+def test_code_that_moved_is_found_again(app: Any) -> None:
+    data = suspended(app(SOURCE))
+    moved = "# a comment\n" * 30 + SOURCE.replace('"before the change"', '"after it"')
+    assert go_on(app(moved), data) == ["after it"]
+
+
+def test_two_codes_that_do_the_same_may_stand_for_each_other(app: Any) -> None:
+    cls = app(SOURCE)
+    assert go_on(cls, suspended(cls, "twins")) == [(1, 1)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "what"),
+    [
+        ("await self.wait()\n", "await self.wait(), 1\n", "Order.run in .* has changed"),
+        ("asyncio.sleep(10)", "asyncio.sleep(11)", "Order.wait in .* has changed"),
+        ("async def wait", "async def wait_longer", "Order.wait is no longer in"),
+    ],
+)
+def test_code_that_changed_is_refused(app: Any, old: str, new: str, what: str) -> None:
+    data = suspended(app(SOURCE))
+    cls = app(SOURCE.replace(old, new))
+    with pytest.raises(heap.CodeChanged, match=what):
+        heap.load_heap(fresh(cls), data)
+
+
+def test_a_module_that_is_gone_is_named(app: Any) -> None:
+    data = suspended(app(SOURCE))
+    sys.modules[MODULE] = types.ModuleType(MODULE)
+    with pytest.raises(heap.CodeChanged, match=r"Order\.\w+ is no longer in suspended_app"):
+        heap.load_heap(fresh(Waits), data)
+
+
+def test_library_code_goes_on_though_the_library_has_changed(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls = app(SOURCE)
+    data = suspended(cls)
+
+    async def sleep(delay: float, result: object = None) -> object:
+        raise AssertionError("this is another release's")
+
+    monkeypatch.setattr(asyncio.tasks, "sleep", sleep)
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    codes._modules.clear()
+    # Its file, too, holds something else now.
+    monkeypatch.setattr(codes._Module, "_look_at_file", lambda self: None)
+    try:
+        assert go_on(cls, data) == ["before the change"]
+    finally:
+        codes._modules.clear()
+
+
+def test_a_snapshot_of_another_python_is_refused(
+    app: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cls = app(SOURCE)
+    data = suspended(cls)
+    monkeypatch.setattr(heap.importlib.util, "MAGIC_NUMBER", b"\0\0\r\n")
+    with pytest.raises(heap.CodeChanged, match="another Python"):
+        heap.load_heap(fresh(cls), data)
+
+
+def test_fingerprints_tell_apart_what_does_not_do_the_same() -> None:
+    sources = [
+        "def f(a): return a + 1",
+        "def f(a): return a + 2",
+        "def f(a): return a + 1.0",
+        "def f(a): return a + True",
+        "def f(b): return b + 1",
+        "def f(a, /): return a + 1",
+        "def f(*, a): return a + 1",
+        "def f(a): return a in {1, 2}",
+        "def f(a): return a in {1, 3}",
+        "async def f(a): return a + 1",
+        "def f(a):\n try: return a + 1\n except KeyError: pass",
+        "def f(a): return lambda: a",
+        "def f(a): return lambda: -a",
+        "def f(a): return a + 'x'",
+        "def f(a): return a + b'x'",
+    ]
+    made = []
+    for source in sources:
+        variables: dict[str, Any] = {}
+        exec(source, variables)
+        made.append(variables["f"].__code__)
+    marks = [codes.fingerprint(code) for code in made]
+    assert len(set(marks)) == len(marks)
+    again: dict[str, Any] = {}
+    exec("\n\n" + sources[0], again)
+    assert codes.fingerprint(again["f"].__code__) == marks[0]
+
+
+def test_code_is_found_through_decorators_tables_and_properties() -> None:
+    module = types.ModuleType("found_app")
+    sys.modules["found_app"] = module
+    source = """
+import functools
+def hide(function):
+    return lambda *args: function(*args)
+@hide
+def hidden(): yield 1
+@functools.lru_cache
+def cached(): return (n for n in [1])
+@functools.singledispatch
+def single(x): return (n for n in [1])
+TABLE = {"a": lambda: (n for n in [2])}
+class Things:
+    @property
+    def some(self): yield 3
+    @staticmethod
+    def plain(): yield 4
+    @functools.cached_property
+    def later(self): return (n for n in [5])
+    class Inner:
+        @classmethod
+        def deep(cls): yield 6
+"""
+    try:
+        exec(compile(source, "found_app.py", "exec"), vars(module))
+        things = module.Things()
+        made = [
+            *(module.hidden(), module.cached(), module.single(1), module.TABLE["a"]()),
+            *(things.some, things.plain(), things.later, things.Inner.deep()),
+        ]
+        with loading.of(fresh(Waits)):
+            for generator in made:
+                place = codes.place_of(generator.gi_code, vars(module))
+                assert codes.find_code(*place) is generator.gi_code
+    finally:
+        del sys.modules["found_app"]
