@@ -12,6 +12,8 @@ import pickle
 import sys
 from typing import Any
 
+from perdure.suspend import loading
+
 Var = contextvars.ContextVar[Any]
 
 _known: dict[Var, tuple[str, str]] = {}
@@ -62,8 +64,12 @@ def make_context() -> contextvars.Context:
 
 
 def fill_context(context: contextvars.Context, items: list[tuple[Var, Any]]) -> None:
-    for var, value in items:
-        context.run(var.set, value)
+    def finish() -> None:
+        for var, value in items:
+            context.run(var.set, value)
+
+    # A token of a variable can be made only before that has its value.
+    loading.session().later.append(finish)
 
 
 def reduce_context(context: contextvars.Context) -> Any:

@@ -43,6 +43,7 @@ from perdure.suspend import (
     landmarks,
     letting_go,
     loading,
+    opaque,
     values,
 )
 from perdure.suspend.codes import CodeChanged
@@ -156,6 +157,7 @@ def reduce_instance(instance: Any) -> Any:
 _TABLE: dict[type, Reducer] = {
     **frames.REDUCERS,
     **iterators.REDUCERS,
+    **opaque.REDUCERS,
     contextvars.Context: contexts.reduce_context,
     contextvars.ContextVar: contexts.reduce_var,
     object: landmarks.reduce_mark,

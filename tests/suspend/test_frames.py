@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
+import contextvars
+import decimal
 import gc
 import itertools
+import re
 import sys
 import types
 import warnings
@@ -21,6 +24,8 @@ from perdure.suspend import codes, heap, letting_go, loading
 from tests.suspend.machines import Run, differences, fresh, reborn, state_of
 
 ended: list[str] = []
+shade: contextvars.ContextVar[str] = contextvars.ContextVar("shade")
+depth: contextvars.ContextVar[Any] = contextvars.ContextVar("depth")
 
 
 class Counted:
@@ -189,6 +194,39 @@ class Waits(Object):
         await asyncio.sleep(1)
         self.log.append((self.kept[2](7)[1], self.kept[2](8)[1]))
 
+    async def keeps_what_it_found(self) -> None:
+        found = re.search(r"(?P<key>\w+)=(\d+)", "a=1 bb=22", re.ASCII)
+        assert found is not None
+        several = list(re.compile("[a-z]+").finditer("one two three"))
+        table = {"a": 1}
+        view = types.MappingProxyType(table)
+        await asyncio.sleep(1)
+        self.log.append((found["key"], found.span(2), found.lastgroup, found.string))
+        self.log.append([(each.group(), each.span()) for each in several])
+        table["b"] = 2
+        self.log.append(dict(view))
+
+    async def sets_context_variables(self) -> None:
+        first = shade.set("first")
+        second = shade.set("second")
+        other = depth.set(1)
+        depth.reset(other)
+        await asyncio.sleep(1)
+        self.log.append((shade.get(), depth.get("none")))
+        shade.reset(second)
+        await asyncio.sleep(1)
+        self.log.append((shade.get(), first.old_value is contextvars.Token.MISSING))
+        shade.reset(first)
+        await asyncio.sleep(1)
+        self.log.append(shade.get("none"))
+        try:
+            depth.reset(other)
+        except RuntimeError as error:
+            self.log.append(type(error).__name__)
+        decimal.getcontext().prec = 5
+        await asyncio.sleep(1)
+        self.log.append(str(decimal.Decimal(1) / 3))
+
     async def keeps_ended_code(self) -> None:
         async def nothing() -> int:
             return 1
@@ -216,6 +254,8 @@ PROGRAMS = [
     "loops_over_itself",
     "holds_iterators",
     "keeps_functions",
+    "keeps_what_it_found",
+    "sets_context_variables",
     "keeps_ended_code",
 ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextvars
+import decimal
 import io
 import re
 import socket
@@ -159,6 +160,13 @@ def dead_reference() -> Any:
     return weakref.ref(Zoo)
 
 
+def second_token() -> Any:
+    first = cage.set(1)
+    second = cage.set(2)
+    cage.reset(first)
+    return second
+
+
 def broken_iterator() -> Any:
     numbers = {1, 2, 3}
     iterator = iter(numbers)
@@ -181,7 +189,9 @@ ANIMALS: list[tuple[Callable[[], Any], str]] = [
     (threading.Condition, "a lock of threads"),
     (lambda: threading.Thread(target=print), "a thread"),
     (lambda: memoryview(b"abc"), "a view into memory"),
-    (lambda: re.match("a", "a"), "a re.Match"),
+    (lambda: list(re.finditer("a??", "aa"))[1], "a re.Match"),
+    (lambda: contextvars.copy_context().run(second_token), "a contextvars.Token"),
+    (lambda: decimal.localcontext(), "a decimal.ContextManager"),
     (dead_reference, "a weakref.ReferenceType"),
     (lambda: sys._getframe(), "a frame"),
     (lambda: types.ModuleType("nowhere"), "a module"),
