@@ -22,6 +22,7 @@ from perdure.gateway.problem import Refusal, Reply
 from perdure.gateway.reply import json_reply, nothing
 from perdure.gateway.request import read_query
 from perdure.ref import check_key, format_address
+from perdure.sight import doctor, look, why
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -49,7 +50,7 @@ class Admin:
             case ["objects", kind, key]:
                 address = _address(kind, key)
                 return {
-                    b"GET": lambda: _shown(host.show(address)),
+                    b"GET": lambda: _shown(look.show(host, address)),
                     b"DELETE": lambda: _done(host.delete(address)),
                 }
             case ["objects", kind, key, "history"]:
@@ -57,7 +58,7 @@ class Admin:
                 return {b"GET": lambda: self._history(address, query)}
             case ["objects", kind, key, "why"]:
                 address = _address(kind, key)
-                return {b"GET": lambda: _shown(host.why(address))}
+                return {b"GET": lambda: _shown(why.why(host, address))}
             case ["doctor"]:
                 return {b"GET": lambda: self._examine(query)}
             case ["quarantine"]:
@@ -89,9 +90,10 @@ class Admin:
     async def _objects(self, query: bytes, prefix: str) -> Reply:
         given = read_query(query)
         limit = _whole(given, "limit", PAGE, PAGE_MAX)
-        rows = await self._host.list_objects(
+        rows = await look.list_objects(
+            self._host,
             given.get("class") or None,
-            given.get("prefix") or None,
+            given.get("prefix", ""),
             given.get("status") or None,
             limit,
             given.get("after") or None,
@@ -106,13 +108,13 @@ class Admin:
         given = read_query(query)
         after = _whole(given, "after", 0, 2**63 - 1, least=0)
         limit = _whole(given, "limit", PAGE, PAGE_MAX)
-        return json_reply(await self._host.history(address, after, limit))
+        return json_reply(await look.history(self._host, address, after, limit))
 
     async def _examine(self, query: bytes) -> Reply:
         given = read_query(query)
         limit = _whole(given, "limit", PAGE, PAGE_MAX)
         kind, after = given.get("class") or None, given.get("after") or None
-        return json_reply(await self._host.examine(kind, after, limit))
+        return json_reply(await doctor.examine(self._host, kind, after, limit))
 
 
 async def _shown(found: Awaitable[Any]) -> Reply:

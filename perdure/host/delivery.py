@@ -20,7 +20,7 @@ from perdure.failure import failure_of
 from perdure.host.failures import encode_failure
 from perdure.journal.codec import Message
 from perdure.journal.entry import Call, Event, Reply
-from perdure.journal.identity import oid_of
+from perdure.journal.identity import oid_of, oid_of_target
 from perdure.ref import format_address, parse_address
 from perdure.store.base import Stored
 
@@ -62,7 +62,7 @@ class Delivery:
     def take_up(self, oid: int) -> None:
         """Give an object that is back what it is owed: its own work, and messages that wait."""
         for _, message in self._host.log.outbox.values():
-            if oid_of(*parse_address(message.sent.to)) == oid:
+            if oid_of_target(message.sent.to) == oid:
                 self._events.append(message)
         self.wake(oid)
         self._schedule()
@@ -166,6 +166,10 @@ class Delivery:
 
     def _deliver(self, message: Message) -> None:
         host = self._host
+        if message.sent.to[0] == "#":
+            oid = oid_of_target(message.sent.to)
+            self._hand(oid, _with_source(message))
+            return
         kind, key = parse_address(message.sent.to)
         if kind not in host.kinds:
             self._undeliverable(message, kind)
@@ -177,7 +181,7 @@ class Delivery:
                 # It stays in the outbox, and is delivered when the object is back.
                 return
             activation = host.activate(kind, key, oid)
-        activation.event(msgspec.structs.replace(message.sent.event, source=message.source))
+        activation.event(_with_source(message))
 
     def _undeliverable(self, message: Message, kind: str) -> None:
         event = message.sent.event
@@ -188,3 +192,8 @@ class Delivery:
             self._hand(message.source.oid, reply)
             return
         logger.warning("a message waits: its class is not served", to=message.sent.to)
+
+
+def _with_source(message: Message) -> Event:
+    """The event as its receiver has it: with the name by which it is taken only once."""
+    return msgspec.structs.replace(message.sent.event, source=message.source)

@@ -25,7 +25,6 @@ from perdure.errors import (
     UnknownCall,
     UnknownKind,
 )
-from perdure.host import doctor, look, why
 from perdure.host.activation import Activation, State
 from perdure.host.alarms import HORIZON_NS, Alarms
 from perdure.host.asking import Surroundings
@@ -357,33 +356,6 @@ class Host:
                 return await future
         except TimeoutError:
             return None
-
-    async def show(self, address: str) -> dict[str, Any]:
-        """One object as it is now (look.py). Raises UnknownKind, UnknownObject."""
-        return await look.show(self, *parse_address(address))
-
-    async def list_objects(
-        self,
-        kind: str | None,
-        prefix: str | None,
-        status: str | None,
-        limit: int,
-        after: str | None,
-    ) -> list[dict[str, Any]]:
-        """What objects there are (look.py). Raises UnknownKind."""
-        return await look.list_objects(self, kind, prefix or "", status, limit, after)
-
-    async def history(self, address: str, after: int, limit: int) -> list[dict[str, Any]]:
-        """What happened to an object (look.py). Raises UnknownKind, UnknownObject."""
-        return await look.history(self, *parse_address(address), after, limit)
-
-    async def why(self, address: str) -> list[dict[str, Any]]:
-        """What an object waits for, to the end (why.py). Raises UnknownKind, UnknownObject."""
-        return await why.why(self, *parse_address(address))
-
-    async def examine(self, kind: str | None, after: str | None, limit: int) -> dict[str, Any]:
-        """Which objects could not be loaded: a page of them (doctor.py)."""
-        return await doctor.examine(self, kind, after, limit)
 
     async def quarantined(self) -> list[dict[str, Any]]:
         """What is set aside, and why."""

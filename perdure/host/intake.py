@@ -14,6 +14,7 @@ from perdure.errors import IdempotencyMismatch, Overloaded
 from perdure.failure import failure_of
 from perdure.host.failures import decode_failure
 from perdure.host.incoming import Acceptance, Answer, IncomingCall
+from perdure.host.querying import run_query
 from perdure.journal.entry import PICKLE, Answered, Call
 from perdure.journal.identity import call_id
 from perdure.ref import Ref
@@ -123,7 +124,7 @@ def _authorized(activation: Activation, call: IncomingCall, now: int) -> bool:
     action = Action("query" if call.handler.query else "call", ref, call.handler.name)
     try:
         authorize = machine.kind.cls.authorize  # type: ignore[attr-defined]
-        machine.query(authorize, ((call.principal, action), {}), now, deep=False)
+        run_query(machine, authorize, ((call.principal, action), {}), now, deep=False)
     except Exception as error:
         call.refuse(error)
         return False
@@ -147,7 +148,7 @@ def _query(activation: Activation, call: IncomingCall, now: int) -> None:
         slot.begin(machine.address, told)
     gc.disable()
     try:
-        result = machine.query(handler.function, call.args, now, deep=host.settings.debug)
+        result = run_query(machine, handler.function, call.args, now, deep=host.settings.debug)
         if call.format == PICKLE:
             body = heap.dumps(handler.signature.check_result(result))
         else:

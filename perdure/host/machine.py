@@ -13,13 +13,11 @@ import contextlib
 import contextvars
 import heapq
 from collections import deque
-from types import CoroutineType
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import (
     Conflict,
     NotSerializable,
-    ReadOnlyError,
     UnknownHandler,
 )
 from perdure.failure import Failure, exception_of, failure_of
@@ -150,7 +148,7 @@ class Machine(Asking):
             if type(event) is Call:
                 self._call(event, arguments)
             else:
-                _EVENTS[type(event)](self, event)
+                EVENTS[type(event)](self, event)
             if self.ready and not self.undone:
                 self.drain()
         finally:
@@ -446,89 +444,6 @@ class Machine(Asking):
             known.answer = answer
             known.expires = self.now_ns + event.keep_ns
 
-    # --- queries
-
-    def query(
-        self, function: Callable[..., Any], arguments: Arguments, now_ns: int, *, deep: bool
-    ) -> Any:
-        """Run a query on the memory as it is; it must leave no trace.
-
-        `deep` also compares the whole state before and after. Raises what the query raises, or
-        ReadOnlyError; then `tainted` says whether the memory was changed all the same.
-        """
-        if self.instance is None:
-            # In a memory of its own: `__init__` may count up numbers, set timers and start tasks,
-            # which would be there twice when the object comes into being.
-            return self._never_was(now_ns).query(function, arguments, now_ns, deep=deep)
-        instance = self.instance
-        before = self._impression() if deep else b""
-        number, now, tasks = self.number, self.now_ns, self.tasks and len(self.tasks)
-        self.now_ns = max(now, now_ns)
-        self._chance = None
-        self.read_only = True
-        self.call = None
-        _set_running_loop(self)  # type: ignore[arg-type]
-        own_class = type(instance)
-        instance.__class__ = self.kind.read_only
-        try:
-            args, kwargs = arguments
-            result = function(instance, *args, **kwargs)
-            if type(result) is CoroutineType:
-                result = self._without_waiting(result)
-        finally:
-            object.__setattr__(instance, "__class__", own_class)
-            self.read_only = False
-            self._chance = None
-            # Nothing of callbacks, futures or tasks that it made may stay.
-            if self.ready:
-                self.ready.clear()
-            if self.number != number:
-                self.tainted = (self.tasks and len(self.tasks)) != tasks
-                self.number = number
-            self.now_ns = now
-            _set_running_loop(self.surroundings.outer)
-        if self.tainted:
-            raise ReadOnlyError(f"{self.address}: a query left a task behind")
-        if before and heap.differs(self, before):
-            self.tainted = True
-            raise ReadOnlyError(
-                f"{self.address}: a query changed something inside an attribute",
-                hint="Remove @query from the handler, or work on a copy.",
-            )
-        return result
-
-    def _impression(self) -> bytes:
-        """The memory as bytes, to compare; empty where it holds what cannot be compared so."""
-        try:
-            return heap.dump_heap(self, try_out=False)
-        except NotSerializable:
-            return b""
-
-    def _without_waiting(self, coroutine: CoroutineType[Any, Any, Any]) -> Any:
-        """What a coroutine returns that never waits: no task is needed for it."""
-        try:
-            contextvars.Context().run(coroutine.send, None)
-        except StopIteration as stop:
-            return stop.value
-        heap.drop(coroutine)
-        raise ReadOnlyError(
-            f"{self.address}: a query waited for something that is not there yet",
-            hint="Only a handler without @query can wait.",
-        )
-
-    def _never_was(self, now_ns: int) -> Machine:
-        """A fresh object that never was, for one query."""
-        machine = Machine(self.kind, self.key, self.oid, self.surroundings)
-        machine.now_ns = max(self.now_ns, now_ns)
-        _set_running_loop(machine)  # type: ignore[arg-type]
-        try:
-            machine.instance = self.kind.fresh(self.key)
-        finally:
-            machine.ready.clear()
-            machine.discard()
-            _set_running_loop(self.surroundings.outer)
-        return machine
-
     # --- the end of an activation
 
     def discard(self) -> None:
@@ -547,7 +462,7 @@ class Machine(Asking):
         self.ready.clear()
 
 
-_EVENTS: dict[type, Callable[[Machine, Any], None]] = {
+EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Started: Machine._started,
     Reply: Machine._reply,
     Fired: Machine._fired,
@@ -556,6 +471,8 @@ _EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Ended: Machine._end,
     Skipped: Machine._skipped,
 }
+"""What each kind of event but a call does; the modules of what an object can do besides add theirs
+(host.py imports them)."""
 
 
 def decode_arguments(signature: Signature, event: Call) -> Arguments:

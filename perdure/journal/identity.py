@@ -5,7 +5,7 @@ from __future__ import annotations
 from hashlib import blake2b
 
 from perdure.errors import UnknownCall
-from perdure.ref import format_address
+from perdure.ref import format_address, parse_address
 
 _OID_BITS = (1 << 63) - 1
 
@@ -34,3 +34,15 @@ def oid_of_call(id_: str) -> int:
         return int(head, 16) & _OID_BITS
     except ValueError:
         raise UnknownCall(f"{id_!r} is no call id") from None
+
+
+def to_oid(oid: int) -> str:
+    """Where a message goes to an object of which only the number is known (`Sent.to`)."""
+    return f"#{oid:016x}"
+
+
+def oid_of_target(to: str) -> int:
+    """The object a message goes to: named by its address, or by `to_oid`."""
+    if to[0] == "#":
+        return int(to[1:], 16)
+    return oid_of(*parse_address(to))

@@ -23,7 +23,7 @@ from typing import NamedTuple, Protocol
 
 from perdure.clock import RealClock
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 @dataclass(frozen=True, slots=True)

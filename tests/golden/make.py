@@ -55,6 +55,7 @@ from perdure.journal.entry import (
 from perdure.journal.identity import oid_of
 from perdure.node import Node
 from perdure.object import kind_of
+from perdure.sight import look
 from perdure.store.sqlite import SqliteStore
 from perdure.suspend import heap
 from perdure.testing.virtual import START_NS, VirtualClock
@@ -298,7 +299,7 @@ async def answers(stage: DataStage) -> dict[str, Any]:
     told: dict[str, Any] = {f"Account/{key}": await Account.at(key).read() for key in keys}
     told |= {f"Gate/{key}": await Gate.at(key).read() for key in ("one", "x", "y")}
     for address in list(told):
-        past = await stage.host.history(address, 0, 1000)
+        past = await look.history(stage.host, address, 0, 1000)
         told[f"turns of {address}"] = [
             f"{turn['kind']} undone" if turn["output"].endswith("(undone)") else turn["kind"]
             for turn in past

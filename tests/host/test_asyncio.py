@@ -10,6 +10,7 @@ import pytest
 
 import perdure
 from perdure.errors import SideEffectError
+from perdure.sight import look
 from perdure.store.memory import MemoryStore
 from perdure.testing.virtual import START_NS
 from tests.host.programs import NAMES, Programs
@@ -54,7 +55,7 @@ async def test_a_program_killed_after_every_turn_comes_to_the_same(name: str) ->
 async def test_time_stands_still_in_a_turn_and_is_the_entrys() -> None:
     async with Stage(Programs) as stage:
         await run_through(stage, "chances", kill=False)
-        entries = await stage.host.history("Programs/p", 0, 10)
+        entries = await look.history(stage.host, "Programs/p", 0, 10)
         log = await Programs.at("p").read()
         assert log[0][3] >= START_NS / 1e9
         assert len(entries) == 4

@@ -12,6 +12,7 @@ import pytest
 import perdure
 from perdure import Object, query
 from perdure.journal.identity import oid_of
+from perdure.sight import doctor
 from perdure.store.memory import MemoryStore
 from perdure.suspend import probe
 from tests.host.stage import Stage
@@ -58,8 +59,7 @@ def other_python(monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def examine(stage: Stage, **query: Any) -> dict[str, Any]:
     asked = {"kind": None, "after": None, "limit": 1000} | query
-    found: dict[str, Any] = await stage.host.examine(asked["kind"], asked["after"], asked["limit"])
-    return found
+    return await doctor.examine(stage.host, asked["kind"], asked["after"], asked["limit"])
 
 
 def damage(store: MemoryStore, address: str) -> None:

@@ -11,6 +11,7 @@ import perdure
 from perdure import Object, query
 from perdure.errors import Overloaded, Unavailable
 from perdure.host.checkpoint import SLICE_OBJECTS
+from perdure.sight import look
 from tests.host.stage import Stage, eventually
 
 
@@ -142,10 +143,10 @@ async def test_a_checkpoint_shortens_the_log_and_keeps_the_history() -> None:
         assert stage.host.stats().checkpoints == 1
         assert stage.host.stats().tail_bytes == 0
         await Sleeper.at("a").note("after")
-        assert [line["seq"] for line in await stage.host.history("Sleeper/a", 0, 100)] == list(
-            range(1, 32)
-        )
-        assert [line["seq"] for line in await stage.host.history("Sleeper/a", 28, 2)] == [29, 30]
+        past = await look.history(stage.host, "Sleeper/a", 0, 100)
+        assert [line["seq"] for line in past] == list(range(1, 32))
+        past = await look.history(stage.host, "Sleeper/a", 28, 2)
+        assert [line["seq"] for line in past] == [29, 30]
         await stage.restart()
         assert len(await Sleeper.at("a").read()) == 31
         assert stage.host.stats().replayed == 1
@@ -183,7 +184,7 @@ async def test_a_crash_between_the_slices_of_a_checkpoint_harms_nothing() -> Non
         await stage.restart()
         for i in range(0, 3 * SLICE_OBJECTS, 7):
             assert await Sleeper.at(f"o{i}").read() == ["x", "y"]
-            assert len(await stage.host.history(f"Sleeper/o{i}", 0, 10)) == 2
+            assert len(await look.history(stage.host, f"Sleeper/o{i}", 0, 10)) == 2
 
 
 async def test_sets_keep_their_order_over_snapshots() -> None:
@@ -228,20 +229,20 @@ async def test_ls_and_show_tell_what_is_there() -> None:
         await stage.host.checkpointer.run()
         await Sleeper.at("k9").note("only in the tail")
         await asyncio.sleep(5)
-        listed = await stage.host.list_objects(None, "", None, 100, None)
+        listed = await look.list_objects(stage.host, None, "", None, 100, None)
         assert [line["address"] for line in listed] == [
             "Brief/b",
             *(f"Sleeper/k{i}" for i in range(7)),
             "Sleeper/k9",
         ]
         assert [line["status"] for line in listed][:2] == ["asleep", "active"]
-        page = await stage.host.list_objects("Sleeper", "k", None, 3, "Sleeper/k1")
+        page = await look.list_objects(stage.host, "Sleeper", "k", None, 3, "Sleeper/k1")
         assert [line["key"] for line in page] == ["k2", "k3", "k4"]
-        asleep = await stage.host.list_objects(None, "", "asleep", 100, None)
+        asleep = await look.list_objects(stage.host, None, "", "asleep", 100, None)
         assert [line["address"] for line in asleep] == ["Brief/b"]
         task = asyncio.create_task(Sleeper.at("k1").nap(100))
         await stage.settle()
-        shown = await stage.host.show("Sleeper/k1")
+        shown = await look.show(stage.host, "Sleeper/k1")
         assert shown["state"] == {"log": ["x"], "tags": []}
         [wait] = shown["waits"]
         assert wait["handler"] == "nap" and wait["waiting_on"].startswith("sleep until")

@@ -18,6 +18,7 @@ from perdure.errors import (
     UnknownHandler,
 )
 from perdure.ref import Ref
+from perdure.sight import look
 from tests.host.stage import Stage
 
 
@@ -132,7 +133,7 @@ async def test_init_and_on_create_run_once_before_the_first_call() -> None:
 async def test_a_query_to_an_object_that_never_was_creates_nothing() -> None:
     async with Stage(Room) as stage:
         assert await Room.at("ghost").read() == []
-        assert await stage.host.list_objects(None, "", None, 10, None) == []
+        assert await look.list_objects(stage.host, None, "", None, 10, None) == []
 
 
 @pytest.mark.parametrize(
@@ -144,7 +145,7 @@ async def test_a_query_that_changes_something_is_refused_and_leaves_nothing(name
         with pytest.raises(ReadOnlyError):
             await getattr(Room.at("a"), name)()
         assert await Room.at("a").read() == ["x"]
-        shown = await stage.host.show("Room/a")
+        shown = await look.show(stage.host, "Room/a")
         assert shown["state"]["size"] == 3
         assert shown["timers"] == [] and shown["waits"] == []
         assert shown["seq"] == 1
@@ -177,7 +178,7 @@ async def test_an_atomic_first_call_that_raises_leaves_no_object() -> None:
         with pytest.raises(Odd):
             await Room.at("a").undone()
         with pytest.raises(perdure.UnknownObject):
-            await stage.host.show("Room/a")
+            await look.show(stage.host, "Room/a")
         assert await Room.at("a").post("x") == 1
 
 
@@ -282,7 +283,7 @@ async def test_transient_attributes_are_made_anew_after_a_load() -> None:
         assert await Cached.at("a").peek() == 2
         await stage.hibernate()
         assert await Cached.at("a").put("y") == 1
-        assert (await stage.host.show("Cached/a"))["state"] == {"count": 2}
+        assert (await look.show(stage.host, "Cached/a"))["state"] == {"count": 2}
 
 
 class Failing(Object):
@@ -310,7 +311,7 @@ async def test_calls_wait_for_on_create_and_fail_with_it() -> None:
         with pytest.raises(Odd):
             await Failing.at("a").call()
         with pytest.raises(perdure.UnknownObject):
-            await stage.host.show("Failing/a")
+            await look.show(stage.host, "Failing/a")
         first, second = await asyncio.gather(Slow.at("s").call("one"), Slow.at("s").call("two"))
         assert first == ["created", "one"]
         assert second == ["created", "one", "two"]
@@ -320,12 +321,12 @@ async def test_delete_ends_an_object_and_the_next_call_begins_a_new_one() -> Non
     async with Stage(Room) as stage:
         await Room.at("a").post("old")
         await perdure.delete(Room.at("a"))
-        assert await stage.host.list_objects(None, "", None, 10, None) == []
+        assert await look.list_objects(stage.host, None, "", None, 10, None) == []
         for _ in range(2):
             assert await Room.at("a").read() == []
             await stage.restart()
         assert await Room.at("a").post("new") == 1
-        assert len(await stage.host.history("Room/a", 0, 100)) == 3
+        assert len(await look.history(stage.host, "Room/a", 0, 100)) == 3
 
 
 def test_classes_that_cannot_be_served_say_what_to_change() -> None:

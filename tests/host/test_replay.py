@@ -12,6 +12,7 @@ import pytest
 from perdure import Object, send, step
 from perdure.errors import ObjectQuarantined
 from perdure.host import guard
+from perdure.sight import look
 from tests.host.stage import Stage
 
 counter = itertools.count()
@@ -153,7 +154,7 @@ async def test_each_is_caught(kind: Any) -> None:
         assert facts["object"] == f"{kind.__name__}/a"
         assert facts["seq"] == 1
         assert facts["expected"] != facts["found"]
-        assert (await stage.host.show(f"{kind.__name__}/a"))["status"] == "quarantined"
+        assert (await look.show(stage.host, f"{kind.__name__}/a"))["status"] == "quarantined"
 
 
 async def test_a_quarantine_outlives_the_process_and_ends_with_retry() -> None:
@@ -199,7 +200,7 @@ async def test_a_replay_prints_nothing_twice(capsys: pytest.CaptureFixture[str])
     async with Stage(Chatty) as stage:
         await Chatty.at("a").run()
         await stage.restart()
-        await stage.host.show("Chatty/a")
+        await look.show(stage.host, "Chatty/a")
     assert capsys.readouterr().out.count("said once") == 1
 
 

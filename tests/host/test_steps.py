@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from perdure import Fatal, Object, Retry, query, send, step, step_id
+from perdure.sight import look
 from tests.host.stage import Stage, eventually
 
 ran: list[Any] = []
@@ -211,7 +212,7 @@ async def test_a_step_nobody_waits_for_is_cancelled() -> None:
         assert await Order.at("1").gives_up() == "gave up"
         await stage.settle()
         assert ran == ["cancelled"]
-        assert (await stage.host.show("Order/1"))["steps"] == []
+        assert (await look.show(stage.host, "Order/1"))["steps"] == []
 
 
 async def test_wrong_arguments_are_raised_where_they_are_given() -> None:

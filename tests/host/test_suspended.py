@@ -11,6 +11,7 @@ import perdure
 from perdure import Object, query
 from perdure.host.snapshots import TURNS_BEHIND_BASE
 from perdure.journal.identity import oid_of
+from perdure.sight import look
 from perdure.store.memory import MemoryStore
 from perdure.suspend import probe
 from tests.host.programs import NAMES, Programs
@@ -100,7 +101,7 @@ async def test_without_history_what_is_stored_of_a_ticker_stays_flat() -> None:
         assert stage.host.find(oid).base_seq > 0
         for _ in range(6):
             await asyncio.sleep(300)
-            kept = await stage.host.history("Ticker/t", 0, 1_000_000)
+            kept = await look.history(stage.host, "Ticker/t", 0, 1_000_000)
             assert len(kept) < TURNS_BEHIND_BASE * 2
         ticks = await Ticker.at("t").read()
         assert ticks > 45_000
@@ -120,7 +121,7 @@ async def test_a_million_ticks_cost_what_the_first_thousands_do() -> None:
         while ticks < 1_000_000:
             await asyncio.sleep(3000)
             ticks = await Ticker.at("t").read()
-            kept = await stage.host.history("Ticker/t", 0, 1_000_000)
+            kept = await look.history(stage.host, "Ticker/t", 0, 1_000_000)
             assert len(kept) < TURNS_BEHIND_BASE * 2
             assert len(store._suspended[oid].body if oid in store._suspended else b"") < 4000
             await stage.restart()
@@ -178,7 +179,7 @@ async def test_what_cannot_be_kept_is_named_and_the_object_comes_back_by_replay(
     async with Stage(Keeper) as stage:
         await perdure.send(Keeper.at("k").with_lock)
         await stage.hibernate()
-        shown = await stage.host.show("Keeper/k")
+        shown = await look.show(stage.host, "Keeper/k")
         assert "replay" in shown["rebuild"]["by"]
         await asyncio.sleep(11)
         assert await Keeper.at("k").read() == ["False"]

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure.host.stacks import short
 from perdure.journal.identity import oid_of
+from perdure.sight import look
+from perdure.sight.stacks import short
 from perdure.suspend import heap, probe
 from tests.host import waiters
 from tests.host.stage import Stage
@@ -77,7 +78,7 @@ async def begin(stage: Stage, handler: str, *args: Any) -> dict[str, Any]:
     """What a fresh object is like, a moment after a handler has begun."""
     await perdure.send(getattr(Waiter.at(handler), handler), *args)
     await asyncio.sleep(0.5)
-    shown: dict[str, Any] = await stage.host.show(f"Waiter/{handler}")
+    shown: dict[str, Any] = await look.show(stage.host, f"Waiter/{handler}")
     return shown
 
 
@@ -150,7 +151,7 @@ async def test_since_is_when_the_wait_began_and_not_the_call() -> None:
     async with Stage(Waiter) as stage:
         await begin(stage, "twice")
         await asyncio.sleep(1)
-        [wait] = (await stage.host.show("Waiter/twice"))["waits"]
+        [wait] = (await look.show(stage.host, "Waiter/twice"))["waits"]
         # To the second: a timer fires a moment late, also in virtual time.
         times = [wait[name][:19] for name in ("began", "since", "until")]
         assert times == [at(0)[:19], at(1)[:19], at(101)[:19]]
@@ -162,7 +163,7 @@ async def test_all_of_it_is_the_same_after_a_wake() -> None:
             before = (await begin(stage, handler))["waits"]
             await stage.hibernate()
             assert stage.host.find(oid_of("Waiter", handler)) is None
-            after = (await stage.host.show(f"Waiter/{handler}"))["waits"]
+            after = (await look.show(stage.host, f"Waiter/{handler}"))["waits"]
             for wait in before + after:
                 for frame in wait["stack"]:
                     # Addresses in memory are in the reprs of functions.
@@ -175,10 +176,10 @@ async def test_calls_in_the_queue_are_shown() -> None:
         calls = [asyncio.create_task(Door.at("d").enter(10)) for _ in range(2)]
         calls.append(asyncio.create_task(Slow.at("s").go()))
         await stage.settle()
-        first, queued = (await stage.host.show("Door/d"))["waits"]
+        first, queued = (await look.show(stage.host, "Door/d"))["waits"]
         assert (queued["task"], queued["handler"], queued["stack"]) == (None, "enter", [])
         assert queued["waiting_on"] == f"its turn: enter (call {first['call_id']}) runs first"
-        creating, waiting = (await stage.host.show("Slow/s"))["waits"]
+        creating, waiting = (await look.show(stage.host, "Slow/s"))["waits"]
         assert creating["task"] == "on_create"
         assert waiting["waiting_on"] == "its turn: on_create runs first"
         await asyncio.gather(*calls)
@@ -203,7 +204,7 @@ async def test_a_repr_changes_nothing(what: str, seen: str) -> None:
         await stage.settle()
         oid = oid_of("Waiter", "loud")
         before = heap.dump_heap(stage.host.find(oid).machine)
-        shown = await stage.host.show("Waiter/loud")
+        shown = await look.show(stage.host, "Waiter/loud")
         assert shown["state"]["loud"] == seen
         await stage.host.wake(oid)
         machine = stage.host.find(oid).machine
@@ -219,7 +220,7 @@ async def test_no_repr_ends_the_process() -> None:
             "<Loud, whose repr raises SystemExit>"
         ]
         assert shown["steps"][0]["arguments"].endswith(" bytes>")
-        [turn] = await stage.host.history("Waiter/whispering", 0, 10)
+        [turn] = await look.history(stage.host, "Waiter/whispering", 0, 10)
         assert " bytes>" in turn["output"]
 
 
@@ -249,10 +250,10 @@ async def test_rebuild_tells_how_the_object_would_come_back() -> None:
         assert shown["rebuild"] == expected
         await stage.node.drain()
         await stage.start()
-        shown = await stage.host.show("Waiter/nap")
+        shown = await look.show(stage.host, "Waiter/nap")
         assert shown["rebuild"] == expected | {"by": "snapshot", "entries": 0, "snapshot_seq": 1}
         await perdure.send(Waiter.at("nap").wait_for_future)
-        shown = await stage.host.show("Waiter/nap")
+        shown = await look.show(stage.host, "Waiter/nap")
         assert shown["rebuild"]["by"] == "snapshot and replay"
         assert shown["rebuild"]["entries"] == 1
 

@@ -11,6 +11,7 @@ import pytest
 import perdure
 from perdure.errors import UnknownKind, UnknownObject
 from perdure.journal.identity import oid_of
+from perdure.sight import why
 from perdure.suspend import probe
 from tests.host.stage import Stage
 from tests.host.waiters import Door, Waiter, at
@@ -31,7 +32,7 @@ async def test_why_follows_calls_to_their_end() -> None:
         await perdure.send(Waiter.at("b").calling)
         await stage.settle()
         await stage.hibernate()
-        chain = await stage.host.why("Waiter/b")
+        chain = await why.why(stage.host, "Waiter/b")
         assert lines(chain) == [
             (0, "Waiter/b", None),
             (1, "Door/d", None),
@@ -54,7 +55,7 @@ async def test_why_follows_tasks_inside_an_object() -> None:
     async with Stage(Waiter) as stage:
         await perdure.send(Waiter.at("a").group)
         await stage.settle()
-        chain = await stage.host.why("Waiter/a")
+        chain = await why.why(stage.host, "Waiter/a")
         assert lines(chain) == [
             (0, "Waiter/a", None),
             (1, "Waiter/a", "timer"),
@@ -67,7 +68,7 @@ async def test_why_ends_where_the_chain_comes_round() -> None:
     async with Stage(Waiter) as stage:
         await perdure.send(Waiter.at("left").left)
         await asyncio.sleep(1)
-        chain = await stage.host.why("Waiter/left")
+        chain = await why.why(stage.host, "Waiter/left")
         # It begins with the task that nothing else in the object waits for.
         assert lines(chain) == [
             (0, "Waiter/left", None),
@@ -77,28 +78,28 @@ async def test_why_ends_where_the_chain_comes_round() -> None:
         ]
         assert chain[0]["waiting_on"] == "Lock self.lock, held by Task-1"
         assert chain[3]["task"] == chain[0]["task"]
-        chain = await stage.host.why("Waiter/right")
+        chain = await why.why(stage.host, "Waiter/right")
         assert lines(chain)[-1] == (3, "Waiter/right", "circle")
 
 
 async def test_why_tells_what_nobody_has_resolved() -> None:
     async with Stage(Waiter) as stage:
         await perdure.send(Waiter.at("a").wait_for_future)
-        [line] = await stage.host.why("Waiter/a")
+        [line] = await why.why(stage.host, "Waiter/a")
         assert (line["waiting_on"], line["end"]) == ("future self.paid, to be set", "future")
         await perdure.send(Waiter.at("b").charging)
-        [line] = await stage.host.why("Waiter/b")
+        [line] = await why.why(stage.host, "Waiter/b")
         assert (line["waiting_on"], line["end"]) == ("step charge", "step")
 
 
 async def test_why_of_an_object_that_waits_for_nothing_is_empty() -> None:
     async with Stage(Waiter) as stage:
         with pytest.raises(UnknownObject):
-            await stage.host.why("Waiter/a")
+            await why.why(stage.host, "Waiter/a")
         with pytest.raises(UnknownKind):
-            await stage.host.why("Nobody/a")
+            await why.why(stage.host, "Nobody/a")
         await Waiter.at("a").nap(0)
-        assert await stage.host.why("Waiter/a") == []
+        assert await why.why(stage.host, "Waiter/a") == []
 
 
 async def test_why_ends_at_an_object_that_cannot_be_looked_into() -> None:
@@ -108,14 +109,14 @@ async def test_why_ends_at_an_object_that_cannot_be_looked_into() -> None:
         facts = {"object": "Door/d", "cause": "load", "reason": "it cannot be loaded"}
         stage.host.quarantine.objects[oid_of("Door", "d")] = json.dumps(facts)
         expected = "Door/d is quarantined: it cannot be loaded"
-        _, line = await stage.host.why("Waiter/a")
+        _, line = await why.why(stage.host, "Waiter/a")
         assert (line["task"], line["end"], line["waiting_on"]) == (None, "quarantined", expected)
-        [line] = await stage.host.why("Door/d")
+        [line] = await why.why(stage.host, "Door/d")
         assert (line["depth"], line["end"], line["waiting_on"]) == (0, "quarantined", expected)
         stage.host.quarantine.objects.clear()
         stage.classes = (Waiter,)
         await stage.restart()
-        _, line = await stage.host.why("Waiter/a")
+        _, line = await why.why(stage.host, "Waiter/a")
         assert (line["end"], line["waiting_on"]) == (
             "not served",
             "no class 'Door' is served here",
@@ -123,12 +124,11 @@ async def test_why_ends_at_an_object_that_cannot_be_looked_into() -> None:
 
 
 async def test_a_chain_that_is_too_long_is_cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    from perdure.host import why
 
     monkeypatch.setattr(why, "LINES_MAX", 3)
     async with Stage(Waiter, Door) as stage:
         for n in range(5):
             await perdure.send(Waiter.at("a").calling, f"d{n}")
-        chain = await stage.host.why("Waiter/a")
+        chain = await why.why(stage.host, "Waiter/a")
         assert [line["end"] for line in chain][-1] == "cut"
         assert len(chain) == 4

@@ -15,10 +15,10 @@ from perdure.clock import iso
 from perdure.errors import CallError, ObjectQuarantined, UnknownKind, UnknownObject
 from perdure.host.machine import Machine
 from perdure.host.records import Asked
-from perdure.host.stacks import told
-from perdure.host.waits import Wait, Waits, queued_behind, since
 from perdure.journal.identity import oid_of
 from perdure.ref import format_address, parse_address
+from perdure.sight.stacks import told
+from perdure.sight.waits import Wait, Waits, queued_behind, since
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -27,13 +27,13 @@ LINES_MAX = 500
 DEPTH_MAX = 100
 
 
-async def why(host: Host, kind: str, key: str) -> list[dict[str, Any]]:
+async def why(host: Host, address: str) -> list[dict[str, Any]]:
     """What the object waits for, and what that waits for: a tree, as lines with their depth.
 
     Empty if nothing waits. Raises UnknownKind or UnknownObject.
     """
     chain = _Chain(host)
-    await chain.begin(format_address(kind, key))
+    await chain.begin(format_address(*parse_address(address)))
     # Like a query's answer, it leaves when what it has seen is on disk.
     await host.log.durable(chain.lsn)
     return chain.lines

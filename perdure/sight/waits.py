@@ -18,9 +18,9 @@ from perdure.clock import iso
 from perdure.host.loop import TimerHandle
 from perdure.host.machine import Machine
 from perdure.host.records import Asked, Waited
-from perdure.host.stacks import Frame, frames_of, told
 from perdure.host.task import Task
 from perdure.journal.entry import Call
+from perdure.sight.stacks import Frame, frames_of, told
 
 Source = Task | Asked | Waited | TimerHandle
 """What will resolve a future."""

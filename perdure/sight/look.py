@@ -16,10 +16,9 @@ import structlog
 from perdure.clock import iso
 from perdure.errors import NotSerializable, ReadOnlyError, UnknownKind, UnknownObject
 from perdure.host.activation import Activation
+from perdure.host.querying import run_query
 from perdure.host.records import Waited
 from perdure.host.replay import short_body, tell_command
-from perdure.host.stacks import short
-from perdure.host.waits import tell_waits
 from perdure.journal import codec
 from perdure.journal.entry import (
     Call,
@@ -35,6 +34,8 @@ from perdure.journal.entry import (
 from perdure.journal.identity import oid_of
 from perdure.object import Object
 from perdure.ref import Ref, format_address, parse_address
+from perdure.sight.stacks import short
+from perdure.sight.waits import tell_waits
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -130,8 +131,9 @@ def _status(host: Host, oid: int) -> str:
 # --- one object
 
 
-async def show(host: Host, kind: str, key: str) -> dict[str, Any]:
+async def show(host: Host, address: str) -> dict[str, Any]:
     """One object as it is now. Wakes it if it sleeps. Raises UnknownKind or UnknownObject."""
+    kind, key = parse_address(address)
     if kind not in host.kinds:
         raise UnknownKind(f"no class {kind!r} is served here")
     oid = oid_of(kind, key)
@@ -189,7 +191,7 @@ def _look(activation: Activation, *, compare: bool) -> dict[str, Any]:
         host.slot.begin(machine.address, b"look")
     gc.disable()
     try:
-        machine.query(look, ((), {}), host.clock.now_ns(), deep=compare)
+        run_query(machine, look, ((), {}), host.clock.now_ns(), deep=compare)
     except ReadOnlyError as error:
         logger.warning("a repr changes the object", object=machine.address, why=str(error))
     finally:
@@ -251,8 +253,9 @@ def _shown(value: Any) -> Any:
 # --- what happened
 
 
-async def history(host: Host, kind: str, key: str, after: int, limit: int) -> list[dict[str, Any]]:
+async def history(host: Host, address: str, after: int, limit: int) -> list[dict[str, Any]]:
     """Entries behind turn `after`, at most `limit`. Raises UnknownKind or UnknownObject."""
+    kind, key = parse_address(address)
     if kind not in host.kinds:
         raise UnknownKind(f"no class {kind!r} is served here")
     oid = oid_of(kind, key)
