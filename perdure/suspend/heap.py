@@ -176,6 +176,8 @@ def _reducer_of(cls: type) -> Reducer | None:
         return loading.reduce_machine
     if issubclass(cls, asyncio.Future):
         return futures.reduce_future
+    if issubclass(cls, type):
+        return landmarks.reduce_class
     if issubclass(cls, (set, frozenset)):
         return _reduce_set
     reducer = values.reducer_of(cls)

@@ -5,11 +5,14 @@ A copy of them would do wrong quietly: `value is MISSING` is false for a copy of
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import pickle
 import sys
 import types
 from typing import Any
+
+from perdure.suspend import values
 
 
 def find(module: str, path: str, wrapped: int = 0) -> Any:
@@ -33,6 +36,30 @@ def reduce_module(module: types.ModuleType) -> Any:
     if sys.modules.get(module.__name__) is not module:
         raise pickle.PicklingError("a module that cannot be imported by its name")
     return find_module, (module.__name__,)
+
+
+# --- classes
+
+
+def _nameless() -> dict[int, tuple[str, str]]:
+    """Classes of the interpreter that are not where their own name says, by where they are."""
+    return {
+        id(cls): (module, name)
+        for module in ("_collections_abc", "types")
+        for name, cls in vars(sys.modules[module]).items()
+        if isinstance(cls, type)
+        and cls.__module__ == "builtins"
+        and getattr(builtins, cls.__name__, None) is not cls
+    }
+
+
+_places = _nameless()
+
+
+def reduce_class(cls: type) -> Any:
+    """A class; as that of a method that stands on the stack, it may be one without a name."""
+    place = _places.get(id(cls))
+    return (find, place) if place is not None else values.reduce_class(cls)
 
 
 # --- functions

@@ -254,6 +254,9 @@ def read(frame: Any) -> State:
     places = id(frame) + _LOCALS
     addresses = [raw.exception, *(c_void_p * top).from_address(places)]
     objects = (py_object * top).from_address(places)
+    if addresses[0] == id(None):
+        # What a call that has handled an exception leaves behind; the same to the interpreter.
+        addresses[0] = None
     nulls = 0
     values: list[Any] = []
     for i, address in enumerate(addresses):

@@ -7,6 +7,7 @@ the same as NaN, -0.0 is not 0.0.
 
 from __future__ import annotations
 
+import copyreg
 import pickle
 import types
 from collections.abc import Callable
@@ -37,7 +38,11 @@ def same(a: bytes, b: bytes) -> bool:
 
 def reduce(value: Any) -> Any:
     """A value taken apart; NotImplemented for what is the same only if it is one and the same."""
-    return NotImplemented if isinstance(value, _BY_IDENTITY) else value.__reduce_ex__(4)
+    if isinstance(value, _BY_IDENTITY):
+        return NotImplemented
+    # Classes that register how they are pickled, as compiled patterns do.
+    registered = copyreg.dispatch_table.get(type(value))
+    return registered(value) if registered is not None else value.__reduce_ex__(4)
 
 
 def equal(a: object, b: object, reduce_a: Reduce = reduce, reduce_b: Reduce = reduce) -> bool:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 PRELUDE = '''
-import asyncio, collections, contextlib, contextvars, functools, itertools
+import asyncio, collections, contextlib, contextvars, functools, itertools, re, sys
 from dataclasses import dataclass, field
 from perdure import Object
 MISSING = object()
@@ -349,6 +349,36 @@ STATEMENTS = [
     "$ = Derived().m\nlog.append(await $(@))",
     "$ = collections.deque([1, 2])\nawait step('deque')\n$.append(a)\nlog.append(list($))",
     "$ = number(1, @)\nawait step('not begun')\nlog.append(await $)",
+    "try:\n    async with amanaged(log):\n        LEAF\n        raise Failed(a, b)\n"
+    "except Failed as error:\n    log.append(error.a)",
+    "$ = var.set(@)\nLEAF\nvar.reset($)\nlog.append(var.get())",
+    "$ = re.search('b+', 'abbb')\nawait step('match')\nlog.append($.span())",
+    "async def c$():\n    try:\n        await step('long', 9)\n"
+    "    except asyncio.CancelledError:\n        await step('cleanup')\n        raise\n"
+    "    finally:\n        log.append('c end')\nt$ = asyncio.create_task(c$())\n"
+    "await step('x')\nt$.cancel()\nlog.append(await asyncio.gather(t$, return_exceptions=True))",
+    "q$ = asyncio.PriorityQueue()\nfor k in (3, 1, 2):\n    q$.put_nowait((k, 'x'))\n"
+    "    await step(k)\nlog.append([q$.get_nowait()[0] for _ in range(3)])",
+    "log.append([k async for k in items(log, 2) if await step(k) or k])",
+    "def g$(k):\n    try:\n        while True:\n            k = yield k\n    finally:\n"
+    "        log.append('g end')\n$ = g$(@)\nnext($)\nawait step('send')\n"
+    "log.append($.send(@))\n$.close()",
+    "def y$():\n    got = yield from (k for k in (1, 2))\n    yield got\n    return 3\n"
+    "$ = y$()\nnext($)\nLEAF\nlog.append(list($))",
+    "log.append([len(x) for x in await asyncio.wait(\n"
+    "    [asyncio.create_task(number(k, k)) for k in (1, 4)], timeout=0.02)])",
+    "with contextlib.suppress(KeyError):\n    LEAF\n    raise KeyError(@)",
+    "while True:\n    if @ >= 0: break\nelse:\n    log.append('never')",
+    "async with asyncio.TaskGroup() as $:\n    async def k$(m):\n        nonlocal n\n"
+    "        async with asyncio.timeout(m / 50):\n            await step(m, 2)\n        n += m\n"
+    "    for m in (3, 4):\n        $.create_task(k$(m))\n    await step('both')",
+    "try:\n    try:\n        raise KeyError(1)\n    finally:\n        LEAF\n"
+    "except KeyError as error:\n    log.append(repr(error.__context__))",
+    "try:\n    try:\n        raise KeyError(1)\n    except KeyError as error:\n"
+    "        await step('chain')\n        raise Failed(1, 2) from error\n"
+    "except Failed as error:\n    await step('from')\n    log.append(repr(error.__cause__))",
+    "$ = sys.exc_info()\ntry:\n    raise KeyError(5)\nexcept KeyError:\n    LEAF\n"
+    "    log.append(sys.exc_info()[0].__name__)\nlog.append(sys.exc_info()[0])",
     "x$, *y$ = [await step(z) for z in (1, 2, 3)]\nlog.append((x$, y$))",
 ]
 

@@ -206,6 +206,22 @@ class Waits(Object):
         table["b"] = 2
         self.log.append(dict(view))
 
+    async def waits_for_arguments(self) -> None:
+        async def later(n: int) -> int:
+            await asyncio.sleep(1)
+            return n
+
+        def sums() -> Any:
+            total = 0
+            while True:
+                total += yield total
+
+        adding = sums()
+        next(adding)
+        self.log.append([adding.send(await later(2)), adding.send(await later(3))])
+        self.log.append({1: 2}.keys().isdisjoint([await later(1)]))
+        self.log.append("a b".split(await later(None)))  # type: ignore[arg-type]
+
     async def sets_context_variables(self) -> None:
         first = shade.set("first")
         second = shade.set("second")
@@ -255,6 +271,7 @@ PROGRAMS = [
     "holds_iterators",
     "keeps_functions",
     "keeps_what_it_found",
+    "waits_for_arguments",
     "sets_context_variables",
     "keeps_ended_code",
 ]

@@ -148,6 +148,27 @@ def test_a_frame_is_filled_with_what_fits_it_or_not_at_all() -> None:
     assert list(generator) == [1, 2, 3, 4]
 
 
+def test_an_exception_that_a_call_has_handled_leaves_no_trace() -> None:
+    def guess() -> None:
+        try:
+            raise KeyError(1)
+        except KeyError:
+            pass
+
+    def guesses(*, guessing: bool) -> Iterator[int]:
+        if guessing:
+            guess()
+        yield 1
+
+    states = []
+    for guessing in (True, False):
+        generator = guesses(guessing=guessing)
+        next(generator)
+        states.append(layout.read(generator))
+    assert states[0].nulls == states[1].nulls
+    assert states[0].nulls & 1
+
+
 def test_a_line_is_that_where_it_waits() -> None:
     generator = count(5)
     next(generator)

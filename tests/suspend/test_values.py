@@ -7,6 +7,7 @@ import decimal
 import enum
 import io
 import math
+import re
 import uuid
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -185,6 +186,8 @@ def cyclic(last: object) -> list[object]:
         (Item("a"), Item("a", [1]), False),
         (ValueError("a"), ValueError("a"), True),
         (ValueError("a"), KeyError("a"), False),
+        (re.compile("a" * 2, re.DOTALL), re.compile("a" * 2, re.DOTALL), True),
+        (re.compile("a"), re.compile("b"), False),
         (cyclic(1), cyclic(1), True),
         (cyclic(1), cyclic(2), False),
         (decimal.Decimal("1.0"), decimal.Decimal("1.00"), False),
