@@ -8,6 +8,7 @@ inside a turn that is the object's.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
@@ -29,6 +30,12 @@ class Inside(Protocol):
         self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> str:
         """Send to another object without waiting for the answer; gives the call id."""
+        ...
+
+    def ask_stream(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Call a handler of another object that streams; its items as they come."""
         ...
 
     def end(self, kind: str, key: str) -> asyncio.Future[Any]:

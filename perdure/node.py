@@ -9,7 +9,7 @@ import json
 import sys
 import sysconfig
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +113,25 @@ class Node:
             raise raised_by(answer.failure)
         return heap.loads(answer.body)
 
+    async def stream(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncGenerator[Any, None]:
+        """Call a handler that streams; gives its items, and raises what it raised."""
+        arrived: asyncio.Queue[bytes | Answer] = asyncio.Queue()
+        self._begin(
+            kind,
+            key,
+            handler,
+            args,
+            kwargs,
+            arrived.put_nowait,
+            on_item=lambda _, body: arrived.put_nowait(body),
+        )
+        while not isinstance(item := await arrived.get(), Answer):
+            yield heap.loads(item)
+        if item.failure is not None:
+            raise raised_by(item.failure)
+
     async def send(
         self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> str:
@@ -136,31 +155,45 @@ class Node:
         *,
         keep: bool,
     ) -> Answer:
-        kind = self._kind(kind_name)
-        handler = kind.handlers.get(handler_name)
-        if handler is None:
-            raise UnknownHandler(f"{kind_name} has no handler {handler_name!r}")
-        bound = handler.signature.bind(args, kwargs)
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
 
         def answered(answer: Answer) -> None:
             if not future.done():
                 future.set_result(answer)
 
-        self.host.call(
-            IncomingCall(
-                kind,
-                check_key(key),
-                handler,
-                bound,
-                heap.dumps((args, kwargs)),
-                answered,
-                format=PICKLE,
-                keep=keep,
-                on_accepted=(lambda id_: answered(Answer(id_, b"", None))) if keep else None,
-            )
+        self._begin(
+            kind_name,
+            key,
+            handler_name,
+            args,
+            kwargs,
+            answered,
+            keep=keep,
+            on_accepted=(lambda id_: answered(Answer(id_, b"", None))) if keep else None,
         )
         return await future
+
+    def _begin(
+        self,
+        kind_name: str,
+        key: str,
+        handler_name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        on_answer: Callable[[Answer], None],
+        **options: Any,
+    ) -> None:
+        kind = self._kind(kind_name)
+        handler = kind.handlers.get(handler_name)
+        if handler is None:
+            raise UnknownHandler(f"{kind_name} has no handler {handler_name!r}")
+        bound = handler.signature.bind(args, kwargs)
+        body = heap.dumps((args, kwargs))
+        self.host.call(
+            IncomingCall(
+                kind, check_key(key), handler, bound, body, on_answer, format=PICKLE, **options
+            )
+        )
 
     def _kind(self, name: str) -> Kind:
         kind = self.kinds.get(name)

@@ -13,7 +13,7 @@ from types import FunctionType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_origin, get_type_hints
 
 from perdure.errors import InvalidClass, ReadOnlyError
-from perdure.ref import Ref, format_address
+from perdure.ref import Ref, format_address, streaming
 from perdure.serde import Signature
 
 T = TypeVar("T")
@@ -69,6 +69,9 @@ class Object:
             option: value for option, value in given.items() if value is not None
         }
         cls.__perdure_name__ = name or cls.__name__
+        streaming[cls.__perdure_name__] = frozenset(
+            name for name in dir(cls) if inspect.isasyncgenfunction(getattr(cls, name, None))
+        )
 
     __perdure_name__: ClassVar[str] = "Object"
 
@@ -172,7 +175,7 @@ def _transients(instance: Object) -> dict[str, Any]:
 class Handler:
     """One public method of a class, as the host and the gateway see it."""
 
-    __slots__ = ("atomic", "awaits", "doc", "function", "name", "query", "signature")
+    __slots__ = ("atomic", "awaits", "doc", "function", "name", "query", "signature", "streams")
 
     def __init__(
         self, name: str, function: Callable[..., Any], owner: type, *, atomic: bool
@@ -182,6 +185,8 @@ class Handler:
         self.query: bool = getattr(function, "__perdure_query__", False)
         self.atomic = atomic or getattr(function, "__perdure_atomic__", False)
         self.awaits = inspect.iscoroutinefunction(function)
+        self.streams = inspect.isasyncgenfunction(function)
+        """It is an async generator: its items are the answer, as they come."""
         self.signature = Signature(function, owner=owner)
         self.doc = inspect.getdoc(function) or ""
 
@@ -247,10 +252,12 @@ def _handlers(cls: type[Object], all_atomic: bool) -> dict[str, Handler]:
         function = inspect.getattr_static(cls, name)
         if not isinstance(function, FunctionType):
             continue
-        if inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function):
+        if inspect.isgeneratorfunction(function):
             raise InvalidClass(
-                f"{cls.__name__}.{name} is a generator; a handler returns its result",
-                hint="Give it a leading underscore if it is not meant to be called from outside.",
+                f"{cls.__name__}.{name} is a plain generator; a handler that streams is an async "
+                "generator",
+                hint="Write `async def`; or give it a leading underscore if it is not meant to be "
+                "called from outside.",
             )
         found[name] = Handler(name, function, cls, atomic=all_atomic)
     return found

@@ -7,7 +7,7 @@ give coroutines that travel to the object.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from typing import Any, ParamSpec, Protocol
 from urllib.parse import quote, unquote
 
@@ -104,6 +104,10 @@ class Ref:
         return self
 
 
+streaming: dict[str, frozenset[str]] = {}
+"""By class name, the handlers that stream, of the classes that this process knows."""
+
+
 class RefHandler:
     """A handler of an object somewhere: calling it gives a coroutine that brings the answer."""
 
@@ -113,8 +117,15 @@ class RefHandler:
         self.ref = ref
         self.name = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any]:
-        return _call(self.ref, self.name, args, kwargs)
+    def __call__(self, *args: Any, **kwargs: Any) -> Coroutine[Any, Any, Any] | AsyncIterator[Any]:
+        """The answer, to be awaited; of a handler that streams its items, for an `async for`."""
+        ref = self.ref
+        if self.name in streaming.get(ref._kind, ()):
+            turn = inside()
+            if turn is not None:
+                return turn.ask_stream(ref._kind, ref._key, self.name, args, kwargs)
+            return _here().stream(ref._kind, ref._key, self.name, args, kwargs)
+        return _call(ref, self.name, args, kwargs)
 
     def __repr__(self) -> str:
         return f"<handler {self.ref.address}.{self.name}>"
@@ -135,6 +146,10 @@ class Outside(Protocol):
     async def call(
         self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any: ...
+
+    def stream(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]: ...
 
     async def send(
         self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]

@@ -31,8 +31,9 @@ from perdure.failure import failure_of
 from perdure.host.asking import NOTHING
 from perdure.host.deadlock import find_circle
 from perdure.host.failures import encode_failure
-from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer
-from perdure.host.intake import admit, answer_of, overloaded
+from perdure.host.following import ItemOutput
+from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer, answer_of
+from perdure.host.intake import admit, overloaded
 from perdure.host.load import load
 from perdure.host.machine import Machine
 from perdure.host.snapshots import newest_seq
@@ -51,6 +52,7 @@ from perdure.journal.entry import (
     StepAsked,
     StepDone,
     StepDropped,
+    Yielded,
     shortened,
 )
 from perdure.journal.log import Output, source_of
@@ -336,6 +338,14 @@ class Activation:
                     host.answered(command, outputs)
                 if len(command.body) > BODY_KEPT_MAX:
                     commands[index] = shortened(command)
+            elif type(command) is Yielded:
+                waiter = call
+                if call is None or command.id != call.id:
+                    waiter = host.waiting.get(command.id)
+                if waiter is not None and waiter.on_item is not None:
+                    outputs.append(ItemOutput(waiter.on_item, command))
+                for on_item in host.listeners.get(command.id, ()):
+                    outputs.append(ItemOutput(on_item, command))
             elif type(command) is Sent:
                 if messages is None:
                     messages = []

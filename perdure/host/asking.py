@@ -14,7 +14,8 @@ from typing import Any, ClassVar
 from perdure.errors import ReadOnlyError
 from perdure.host.chance import Chance
 from perdure.host.loop import ObjectLoop, TimerHandle
-from perdure.host.records import Asked, Waited
+from perdure.host.records import Asked, AskedStream, Waited
+from perdure.host.streams import Items
 from perdure.host.task import Future
 from perdure.inside import Current
 from perdure.journal.entry import PICKLE, Call, Command, Ended, Sent, StepAsked, StepDropped
@@ -97,6 +98,16 @@ class Asking(ObjectLoop):
         )
         self._ask(kind, key, call, handler, future)
         return future
+
+    def ask_stream(
+        self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Items:
+        """Call a handler of another object that streams."""
+        future = self.ask(kind, key, handler, args, kwargs)
+        assert self.asked is not None
+        items = Items(future)
+        self.asked[future.number] = AskedStream(self.asked[future.number], items)
+        return items
 
     def end(self, kind: str, key: str) -> Future:
         """Delete an object."""

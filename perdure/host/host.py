@@ -31,8 +31,7 @@ from perdure.host.asking import Surroundings
 from perdure.host.checkpoint import Checkpointer
 from perdure.host.delivery import RETRY_S, Delivery
 from perdure.host.effects import Effects
-from perdure.host.incoming import Answer, IncomingCall, Watched
-from perdure.host.intake import answer_of
+from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
 from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
@@ -113,6 +112,8 @@ class Host:
         """Calls from outside that are on their way, by id."""
         self.watchers: dict[str, list[Callable[[Answer], None]]] = {}
         """Who else wants the answer of a call."""
+        self.listeners: dict[str, list[Callable[[int, bytes], None]]] = {}
+        """Who else wants the items of a call that streams."""
         self.stash: dict[int, Stored] = {}
         """Snapshots of hibernated objects that the next checkpoint writes."""
         self.asleep: dict[int, int] = {}
@@ -321,6 +322,7 @@ class Host:
 
     def answered(self, answered: Answered, outputs: list[Output]) -> None:
         """Put those who watch a call behind the gate of its answer."""
+        self.listeners.pop(answered.id, None)
         for on_answer in self.watchers.pop(answered.id, ()):
             outputs.append(Watched(on_answer, answer_of(answered)))
 

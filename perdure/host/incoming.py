@@ -9,7 +9,8 @@ import msgspec
 
 from perdure.errors import PerdureError
 from perdure.failure import Failure, failure_of
-from perdure.journal.entry import JSON
+from perdure.host.failures import decode_failure
+from perdure.journal.entry import JSON, Answered
 from perdure.object import Handler, Kind
 from perdure.serde import Arguments
 
@@ -26,6 +27,13 @@ class Answer(msgspec.Struct, frozen=True):
     failure: Failure | None
     replayed: bool = False
     """It is the remembered answer of an earlier call with the same idempotency key."""
+
+
+def answer_of(answered: Answered, *, replayed: bool = False) -> Answer:
+    """What a caller gets for the answer of a turn."""
+    if answered.ok:
+        return Answer(answered.id, answered.body, None, replayed)
+    return Answer(answered.id, b"", decode_failure(answered.body), replayed)
 
 
 # Structs, since one of each is made for every call: they cost a third of a class's __init__.
@@ -48,10 +56,16 @@ class IncomingCall(msgspec.Struct, eq=False):
     idempotency_key: str | None = None
     keep: bool = False
     on_accepted: Callable[[str], None] | None = None
+    on_item: Callable[[int, bytes], None] | None = None
+    """Of a handler that streams: called with each item's number (from 1) and body."""
+    after: int = 0
+    """The last item that the caller has, of a call with the same idempotency key before."""
     id: str = ""
     lsn: int = 0
     """The chunk its first entry is in."""
     answer: Answer | None = None
+    items: list[bytes] | None = None
+    """Those of a query that streams: they are there at once."""
 
     def refuse(self, error: BaseException) -> None:
         """Answer with an error; nothing ran, or nothing of it is left."""
@@ -65,6 +79,9 @@ class IncomingCall(msgspec.Struct, eq=False):
             self.refuse(error)
             return
         assert self.answer is not None
+        if self.items is not None and self.on_item is not None:
+            for index, body in enumerate(self.items, 1):
+                self.on_item(index, body)
         self.on_answer(self.answer)
 
 

@@ -7,15 +7,15 @@ from __future__ import annotations
 import gc
 import zlib
 from hashlib import blake2b
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from perdure.access import Action
 from perdure.errors import IdempotencyMismatch, Overloaded
 from perdure.failure import failure_of
-from perdure.host.failures import decode_failure
-from perdure.host.incoming import Acceptance, Answer, IncomingCall
+from perdure.host.following import take_up
+from perdure.host.incoming import Acceptance, Answer, IncomingCall, answer_of
 from perdure.host.querying import run_query
-from perdure.journal.entry import PICKLE, Answered, Call
+from perdure.journal.entry import PICKLE, Call
 from perdure.journal.identity import call_id
 from perdure.ref import Ref
 from perdure.serde import to_json
@@ -47,7 +47,7 @@ def admit(activation: Activation, call: IncomingCall) -> Call | None:
         keep_ns = int(host.settings.idempotency_ttl * NS)
         if machine.kept is not None and _remembered(activation, call, digest, now):
             return None
-    if call.keep:
+    if call.keep or handler.streams:
         keep_ns = max(keep_ns, int(host.settings.call_retention * NS))
     if machine.running is not None or machine.queue is not None:
         busy = len(machine.running or ()) + len(machine.queue or ())
@@ -67,13 +67,6 @@ def overloaded(activation: Activation) -> Overloaded:
     return Overloaded(
         f"{activation.address} has {limit} calls waiting or running", hint="Try again later."
     )
-
-
-def answer_of(answered: Answered, *, replayed: bool = False) -> Answer:
-    """What a caller gets for the answer of a turn."""
-    if answered.ok:
-        return Answer(answered.id, answered.body, None, replayed)
-    return Answer(answered.id, b"", decode_failure(answered.body), replayed)
 
 
 # --- the same call again
@@ -100,6 +93,11 @@ def _remembered(activation: Activation, call: IncomingCall, digest: int, now: in
         call.refuse(
             IdempotencyMismatch("the same Idempotency-Key came with other arguments before")
         )
+        return True
+    if call.handler.streams:
+        host.keep(take_up(host, call))
+        if call.on_accepted is not None:
+            host.log.after(activation.last_lsn, Acceptance(call))
         return True
     if kept.answer is None:
         host.watch(call.id, call.on_answer)
@@ -149,10 +147,11 @@ def _query(activation: Activation, call: IncomingCall, now: int) -> None:
     gc.disable()
     try:
         result = run_query(machine, handler.function, call.args, now, deep=host.settings.debug)
-        if call.format == PICKLE:
-            body = heap.dumps(handler.signature.check_result(result))
+        if handler.streams:
+            call.items = [_body(call, item) for item in result]
+            body = heap.dumps(None) if call.format == PICKLE else b"null"
         else:
-            body = handler.signature.encode_result(result)
+            body = _body(call, result)
         call.answer = Answer("", body, None)
     except Exception as error:
         call.answer = Answer("", b"", failure_of(error, debug=host.settings.debug))
@@ -166,3 +165,10 @@ def _query(activation: Activation, call: IncomingCall, now: int) -> None:
         call.release(None)
     if machine.tainted:
         activation.reload()
+
+
+def _body(call: IncomingCall, result: Any) -> bytes:
+    signature = call.handler.signature
+    if call.format == PICKLE:
+        return heap.dumps(signature.check_result(result))
+    return signature.encode_result(result)

@@ -21,6 +21,7 @@ from perdure.errors import (
     UnknownHandler,
 )
 from perdure.failure import Failure, exception_of, failure_of
+from perdure.host import streams
 from perdure.host.asking import Asking, Surroundings
 from perdure.host.failures import (
     decode_failure,
@@ -29,7 +30,7 @@ from perdure.host.failures import (
     raised_by,
     skipped_error,
 )
-from perdure.host.records import Kept, Running
+from perdure.host.records import AskedStream, Kept, Running
 from perdure.host.task import Future, Task
 from perdure.journal.entry import (
     PICKLE,
@@ -39,6 +40,7 @@ from perdure.journal.entry import (
     Ended,
     Event,
     Fired,
+    Item,
     Refused,
     Reply,
     Sent,
@@ -69,6 +71,7 @@ class Machine(Asking):
         "queue",
         "reloaded",
         "running",
+        "streamed",
         "tainted",
         "traces",
         "undone",
@@ -86,6 +89,7 @@ class Machine(Asking):
         self.queue: deque[Call] | None = None
         """Calls that were taken in and have not begun."""
         self.kept: dict[str, Kept] | None = None
+        self.streamed: dict[str, streams.Streamed] | None = None
         self.undone = False
         """The turn that just ran was an atomic call that raised; only its answer counts."""
         self.traces: dict[str, str] | None = None
@@ -266,11 +270,15 @@ class Machine(Asking):
             if arguments is None:
                 arguments = decode_arguments(handler.signature, event)
             args, kwargs = arguments
-            if not handler.awaits:
+            if not (handler.awaits or handler.streams):
                 result = context.run(handler.function, self.instance, *args, **kwargs)
                 self._answer(event, result, None, None)
                 return
-            task = Task(handler.function(self.instance, *args, **kwargs), self, context)
+            code = handler.function(self.instance, *args, **kwargs)
+            if handler.streams:
+                streams.begin(self, event)
+                code = streams.drive(self, event, code)
+            task = Task(code, self, context)
         except KeyboardInterrupt:
             raise
         except BaseException as raised:
@@ -328,6 +336,11 @@ class Machine(Asking):
         if asked is not None:
             _resolve(asked.future, event.ok, event.body)
 
+    def _item(self, event: Item) -> None:
+        asked = self.asked.get(event.number) if self.asked else None
+        if type(asked) is AskedStream:
+            asked.items.put(heap.loads(event.body))
+
     def _fired(self, event: Fired) -> None:
         self.fire_timers()
 
@@ -378,7 +391,7 @@ class Machine(Asking):
         self.timers = None
         self.cancelled_timers = 0
         self.tasks = None
-        self.running = self.asked = self.steps = self.kept = None
+        self.running = self.asked = self.steps = self.kept = self.streamed = None
         self.holder = self.queue = None
         self.creating = False
 
@@ -394,7 +407,10 @@ class Machine(Asking):
             try:
                 # Both check the annotation; what the caller gets is what the class promises.
                 handler = self.kind.handlers[event.handler]
-                if pickled:
+                if handler.streams:
+                    # The items were the result.
+                    body = heap.dumps(None) if pickled else b"null"
+                elif pickled:
                     body = heap.dumps(handler.signature.check_result(result))
                 else:
                     body = handler.signature.encode_result(result)
@@ -424,6 +440,8 @@ class Machine(Asking):
                     event.id: failure_of(error, debug=True).traceback
                 }
         self.commands.append(answer)
+        if self.streamed is not None:
+            streams.ended(self, event)
         if event.keep_ns:
             self._keep(event, answer)
 
@@ -465,6 +483,7 @@ class Machine(Asking):
 EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Started: Machine._started,
     Reply: Machine._reply,
+    Item: Machine._item,
     Fired: Machine._fired,
     StepDone: Machine._step_done,
     Refused: Machine._refused,

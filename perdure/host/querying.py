@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import Callable
-from types import CoroutineType
+from collections.abc import Callable, Coroutine
+from types import AsyncGeneratorType, CoroutineType
 from typing import Any
 
 from perdure.errors import NotSerializable, ReadOnlyError
@@ -48,6 +48,8 @@ def run_query(
         result = function(instance, *args, **kwargs)
         if type(result) is CoroutineType:
             result = _without_waiting(machine, result)
+        elif type(result) is AsyncGeneratorType:
+            result = _without_waiting(machine, _all_of(result))
     finally:
         object.__setattr__(instance, "__class__", own_class)
         machine.read_only = False
@@ -71,6 +73,10 @@ def run_query(
     return result
 
 
+async def _all_of(generator: AsyncGeneratorType[Any, None]) -> list[Any]:
+    return [item async for item in generator]
+
+
 def _impression(machine: Machine) -> bytes:
     """The memory as bytes, to compare; empty where it holds what cannot be compared so."""
     try:
@@ -79,7 +85,7 @@ def _impression(machine: Machine) -> bytes:
         return b""
 
 
-def _without_waiting(machine: Machine, coroutine: CoroutineType[Any, Any, Any]) -> Any:
+def _without_waiting(machine: Machine, coroutine: Coroutine[Any, Any, Any]) -> Any:
     """What a coroutine returns that never waits: no task is needed for it."""
     try:
         contextvars.Context().run(coroutine.send, None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from perdure.host.streams import Items
 from perdure.host.task import Future, Task
 from perdure.journal.entry import Answered, Call, StepAsked
 
@@ -33,6 +34,18 @@ class Asked:
         """The id it has there."""
         self.by = by
         """The id of the call here that made it; empty for a task that outlived its call."""
+
+
+class AskedStream(Asked):
+    """A call to a handler that streams."""
+
+    __slots__ = ("items",)
+
+    def __init__(self, asked: Asked, items: Items) -> None:
+        super().__init__(
+            asked.future, asked.to, asked.handler, asked.since, asked.call_id, asked.by
+        )
+        self.items = items
 
 
 class Waited:

@@ -26,9 +26,11 @@ from perdure.journal.entry import (
     Call,
     Command,
     Entry,
+    Item,
     Reply,
     Sent,
     StepAsked,
+    Yielded,
     shortened,
 )
 from perdure.store.base import Segment
@@ -134,11 +136,15 @@ def _equivalent(new: Command, old: Command) -> bool:
         return _same_bytes(new.ok, new.body, old.body)
     if isinstance(new, StepAsked) and isinstance(old, StepAsked):
         return _but_body(new) == _but_body(old) and heap.same(new.body, old.body)
+    if isinstance(new, Yielded) and isinstance(old, Yielded):
+        return _but_body(new) == _but_body(old) and _same_bytes(True, new.body, old.body)
     if isinstance(new, Sent) and isinstance(old, Sent):
         a, b = new.event, old.event
         if new.to != old.to or type(a) is not type(b):
             return False
         if isinstance(a, Call) and isinstance(b, Call):
+            return _but_body(a) == _but_body(b) and heap.same(a.body, b.body)
+        if isinstance(a, Item) and isinstance(b, Item):
             return _but_body(a) == _but_body(b) and heap.same(a.body, b.body)
         if isinstance(a, Reply) and isinstance(b, Reply):
             return _but_body(a) == _but_body(b) and _same_bytes(a.ok, a.body, b.body)
@@ -174,7 +180,11 @@ def tell_command(command: Command) -> str:
     if isinstance(command, Answered):
         what = f"{command.size} bytes" if command.size else _short(command.body)
         return f"{'answer' if command.ok else 'failure'} {what}"
+    if isinstance(command, Yielded):
+        return f"item {command.index} {_short(command.body)}"
     if isinstance(command, Sent):
+        if isinstance(command.event, Item):
+            return f"item {command.event.index} to {command.to} {_short(command.event.body)}"
         if isinstance(command.event, Call):
             verb = "call" if command.event.answer_to else "send"
             return f"{verb} {command.to}.{command.event.handler}{_short(command.event.body)}"

@@ -62,6 +62,17 @@ class Reply(msgspec.Struct, array_like=True, frozen=True, tag="reply"):
     source: MessageId | None = None
 
 
+class Item(msgspec.Struct, array_like=True, frozen=True, tag="next"):
+    """An item of a stream that this object asked another one for."""
+
+    number: int
+    index: int
+    """From 1."""
+    body: bytes
+    """Pickled."""
+    source: MessageId | None = None
+
+
 class Fired(msgspec.Struct, array_like=True, frozen=True, tag="fired"):
     """It is time: every timer that is due by the entry's time fires."""
 
@@ -106,7 +117,7 @@ class Skipped(msgspec.Struct, array_like=True, frozen=True, tag="skipped"):
     caller: str = ""
 
 
-Event = Call | Started | Reply | Fired | StepDone | Refused | Ended | Skipped
+Event = Call | Started | Reply | Item | Fired | StepDone | Refused | Ended | Skipped
 
 
 # --- commands: what a turn asks of the outside, in order
@@ -124,11 +135,23 @@ class Answered(msgspec.Struct, array_like=True, frozen=True, tag="answer"):
     """Of a body that was left out for its length."""
 
 
+class Yielded(msgspec.Struct, array_like=True, frozen=True, tag="item"):
+    """An item of a handler that streams, called from outside. Whoever comes back for items that
+    it missed gets them from here."""
+
+    id: str
+    """The call."""
+    index: int
+    """From 1."""
+    body: bytes
+    """JSON (or pickled, if the call was)."""
+
+
 class Sent(msgspec.Struct, array_like=True, frozen=True, tag="sent"):
     """A message to another object (or to itself). It is in the sender's outbox from here on."""
 
     to: str
-    event: Call | Reply | Ended
+    event: Call | Reply | Item | Ended
     """As the receiver will have it, but for the source."""
 
 
@@ -152,7 +175,7 @@ class StepDropped(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
     number: int
 
 
-Command = Answered | Sent | StepAsked | StepDropped
+Command = Answered | Yielded | Sent | StepAsked | StepDropped
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):

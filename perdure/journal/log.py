@@ -29,7 +29,7 @@ from perdure.errors import (
 )
 from perdure.journal import codec
 from perdure.journal.codec import Message
-from perdure.journal.entry import Call, Ended, Entry, MessageId, Reply, Sent, Skipped
+from perdure.journal.entry import Entry, MessageId, Sent
 from perdure.store.base import Batch, Claim, Store
 
 RETRY_AFTER_FULL_S = 0.5
@@ -406,10 +406,7 @@ class PartitionLog:
 
 def source_of(event: object) -> MessageId | None:
     """The message that an event delivers, if it is one."""
-    kind = type(event)
-    if kind is Call or kind is Reply or kind is Ended or kind is Skipped:
-        return event.source  # type: ignore[attr-defined, no-any-return]
-    return None
+    return getattr(event, "source", None)
 
 
 def _release(output: Output, error: PerdureError | None) -> None:

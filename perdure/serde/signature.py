@@ -100,8 +100,12 @@ class Signature:
 
     @property
     def returns(self) -> Any:
-        """The return annotation, resolved; Any if there is none."""
-        return self._resolve(self._return_annotation, "the result")
+        """The return annotation, resolved; Any if there is none. Of an async generator it is that
+        of its items: what `check_result` and `encode_result` take is an item then."""
+        returns = self._resolve(self._return_annotation, "the result")
+        if not inspect.isasyncgenfunction(self.function):
+            return returns
+        return typing.get_args(returns)[0] if typing.get_args(returns) else Any
 
     @property
     def result_type(self) -> Any:

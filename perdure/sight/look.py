@@ -25,6 +25,7 @@ from perdure.journal.entry import (
     Ended,
     Entry,
     Fired,
+    Item,
     Refused,
     Reply,
     Skipped,
@@ -313,6 +314,8 @@ def _event(entry: Entry) -> tuple[str, str]:
             return "start", f"queued call {event.id}"
         case Reply():
             return "reply", short_body(event.body, 400)
+        case Item():
+            return "item", f"{event.index} {short_body(event.body, 400)}"
         case StepDone():
             return "step", short_body(event.body, 400)
         case Fired():

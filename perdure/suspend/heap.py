@@ -94,6 +94,7 @@ STATE = (
     "running",
     "seq",
     "steps",
+    "streamed",
     "tasks",
     "timers",
 )

@@ -13,6 +13,7 @@ from perdure.journal.entry import (
     Entry,
     Event,
     Fired,
+    Item,
     MessageId,
     Refused,
     Reply,
@@ -22,6 +23,7 @@ from perdure.journal.entry import (
     StepAsked,
     StepDone,
     StepDropped,
+    Yielded,
 )
 
 OIDS = st.integers(0, 2**63 - 1)
@@ -46,10 +48,13 @@ CALLS = st.builds(
 REPLIES = st.builds(Reply, number=NUMBERS, ok=st.booleans(), body=BODIES, source=SOURCES)
 ENDS = st.builds(Ended, answer_to=NUMBERS, caller=TEXTS, source=SOURCES)
 
+ITEMS = st.builds(Item, number=NUMBERS, index=NUMBERS, body=BODIES, source=SOURCES)
+
 EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
     Call: CALLS,
     Started: st.builds(Started, id=TEXTS),
     Reply: REPLIES,
+    Item: ITEMS,
     Fired: st.builds(Fired),
     StepDone: st.builds(StepDone, number=NUMBERS, ok=st.booleans(), body=BODIES),
     Refused: st.builds(Refused, id=TEXTS, failure=BODIES),
@@ -63,7 +68,7 @@ EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
     ),
 }
 
-SENT = st.builds(Sent, to=TEXTS, event=st.one_of(CALLS, REPLIES, ENDS))
+SENT = st.builds(Sent, to=TEXTS, event=st.one_of(CALLS, REPLIES, ITEMS, ENDS))
 
 COMMANDS: dict[type[Command], st.SearchStrategy[Command]] = {
     Answered: st.builds(
@@ -84,6 +89,7 @@ COMMANDS: dict[type[Command], st.SearchStrategy[Command]] = {
         attempt=st.integers(1, 2**31),
         timeout_s=st.floats(0, 1e9),
     ),
+    Yielded: st.builds(Yielded, id=TEXTS, index=NUMBERS, body=BODIES),
     StepDropped: st.builds(StepDropped, number=NUMBERS),
 }
 
