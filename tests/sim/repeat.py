@@ -18,7 +18,13 @@ class SimulatedClock(VirtualClock):
 
     def call_at(self, when_ns: int, callback: Callable[[], None]) -> Timer:
         delay = min(30.0, max(0.0, (when_ns - self.now_ns()) / NS) + 1e-6)
-        return self._loop.call_later(delay, self._wake, when_ns, callback)
+        return self._loop.call_later(delay, self._look, when_ns, callback)
+
+    def _look(self, when_ns: int, callback: Callable[[], None]) -> None:
+        if self.now_ns() >= when_ns:
+            callback()
+        else:
+            self.call_at(when_ns, callback)
 
 
 @contextmanager
