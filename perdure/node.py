@@ -43,8 +43,12 @@ class Node:
         slot: Slot | None = None,
         deaths: Deaths | None = None,
         on_lost: Callable[[OperatorError], None] = lambda error: None,
+        keeps_house: bool = True,
     ) -> None:
-        """`on_lost` is called when the store has failed in a way that only a restart mends."""
+        """`on_lost` is called when the store has failed in a way that only a restart mends.
+
+        Without `keeps_house` nothing is done that nobody asked for: see `Host`.
+        """
         self.kinds = _kinds(classes)
         self.settings = settings
         self.clock: Clock = clock if clock is not None else RealClock()
@@ -57,6 +61,7 @@ class Node:
         self._slot = slot
         self._deaths = deaths
         self._on_lost = on_lost
+        self._keeps_house = keeps_house
 
     async def start(self) -> None:
         """Open the store, become its owner, and take up what was left. Raises OperatorError."""
@@ -67,7 +72,7 @@ class Node:
         self.unfit = probe.unfit()
         heap.resolve_kind = self._class_of
         self.layout = await self.store.open(f"node-{self.clock.random_bytes(4).hex()}")
-        version, bundle = bundle_of(kind.cls for kind in self.kinds.values())
+        version, bundle = self.bundle()
         await self.store.put_version(version, bundle, self.clock.now_ns())
         self.host = Host(
             self.kinds,
@@ -79,13 +84,19 @@ class Node:
             slot=self._slot,
             deaths=self._deaths,
             on_lost=self._on_lost,
+            keeps_house=self._keeps_house,
         )
         await self.host.start()
         ref.open_outside(self)
-        # What is there now stays: it need not be looked at in each collection.
-        gc.collect()
-        gc.freeze()
+        if self._keeps_house:
+            # What is there now stays: it need not be looked at in each collection.
+            gc.collect()
+            gc.freeze()
         self.ready = True
+
+    def bundle(self) -> tuple[str, bytes]:
+        """The name of the code that is served, and its source."""
+        return bundle_of(kind.cls for kind in self.kinds.values())
 
     def _class_of(self, name: str) -> type[Object]:
         kind = self.kinds.get(name)
@@ -118,7 +129,7 @@ class Node:
     ) -> AsyncGenerator[Any, None]:
         """Call a handler that streams; gives its items, and raises what it raised."""
         arrived: asyncio.Queue[bytes | Answer] = asyncio.Queue()
-        self._begin(
+        self.begin(
             kind,
             key,
             handler,
@@ -161,7 +172,7 @@ class Node:
             if not future.done():
                 future.set_result(answer)
 
-        self._begin(
+        self.begin(
             kind_name,
             key,
             handler_name,
@@ -173,7 +184,7 @@ class Node:
         )
         return await future
 
-    def _begin(
+    def begin(
         self,
         kind_name: str,
         key: str,
@@ -183,6 +194,7 @@ class Node:
         on_answer: Callable[[Answer], None],
         **options: Any,
     ) -> None:
+        """Bring a call to its object; `options` are those of an IncomingCall."""
         kind = self._kind(kind_name)
         handler = kind.handlers.get(handler_name)
         if handler is None:

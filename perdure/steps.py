@@ -68,6 +68,7 @@ class Step:
 
 
 _steps: dict[str, Step] = {}
+_stand_ins: list[Callable[[Step], Step]] = []
 _step_id: contextvars.ContextVar[str] = contextvars.ContextVar("perdure_step_id")
 
 _ONCE = Retry(attempts=1)
@@ -75,7 +76,14 @@ _ONCE = Retry(attempts=1)
 
 def find_step(name: str) -> Step | None:
     """The step of that name, if the app still has it."""
-    return _steps.get(name)
+    made = _steps.get(name)
+    return _stand_ins[-1](made) if made is not None and _stand_ins else made
+
+
+def stand_in(given: Callable[[Step], Step]) -> Callable[[], None]:
+    """Have the newest `given` say what runs in the place of each step; gives how to take it out."""
+    _stand_ins.append(given)
+    return lambda: _stand_ins.remove(given)
 
 
 def step_id() -> str:

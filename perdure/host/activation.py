@@ -282,6 +282,9 @@ class Activation:
             return
         if host.quarantine.watched and host.quarantine.stops(self, event, told_event(event), call):
             return
+        if host.before_turn is not None and machine.seq:
+            host.before_turn(self)
+            machine = self.machine
         slot = host.slot
         began = perf_ns()
         # No collection inside a turn: it would run finalizers at another place at each replay.

@@ -13,6 +13,9 @@ from perdure.clock import NS, Clock, Timer
 
 HORIZON_NS = 600 * NS
 
+FOREVER_NS = 200 * 365 * 86_400 * NS
+"""As long as it may be for a time in nanoseconds still to fit into 64 bits."""
+
 
 class Alarms:
     """A heap of (time, object), with one timer of the clock for the earliest."""

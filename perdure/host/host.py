@@ -26,7 +26,7 @@ from perdure.errors import (
     UnknownKind,
 )
 from perdure.host.activation import Activation, State
-from perdure.host.alarms import HORIZON_NS, Alarms
+from perdure.host.alarms import FOREVER_NS, HORIZON_NS, Alarms
 from perdure.host.asking import Surroundings
 from perdure.host.checkpoint import Checkpointer
 from perdure.host.delivery import RETRY_S, Delivery
@@ -90,7 +90,15 @@ class Host:
         slot: Slot | None = None,
         deaths: Deaths | None = None,
         on_lost: Callable[[OperatorError], None] = lambda error: None,
+        keeps_house: bool = True,
     ) -> None:
+        """Without `keeps_house` objects stay in memory and the log is not shortened until they are
+        told to, and nothing wakes up to look around: the host acts on events alone."""
+        self.keeps_house = keeps_house
+        self.horizon_ns = HORIZON_NS if keeps_house else FOREVER_NS
+        """How far ahead times of sleeping objects are held in memory."""
+        self.before_turn: Callable[[Activation], None] | None = None
+        """Called before each turn of an object that has had one: tests rebuild it there."""
         self.kinds = dict(kinds)
         self.settings = settings
         self.store = store
@@ -147,9 +155,10 @@ class Host:
         await self._scan_due(skip=wake.keys())
         for oid, wake_at in wake.items():
             self._sleeps(oid, wake_at)
-        self.residency.start()
-        self.checkpointer.start()
-        self._scan = asyncio.get_running_loop().create_task(self._keep_scanning())
+        if self.keeps_house:
+            self.residency.start()
+            self.checkpointer.start()
+            self._scan = asyncio.get_running_loop().create_task(self._keep_scanning())
         self.delivery.all_messages()
 
     async def drain(self) -> None:
@@ -222,7 +231,7 @@ class Host:
 
     def sleeps_in_store(self, oid: int) -> None:
         """A sleeping object's row is written: far ahead of its time it needs no memory here."""
-        if self.asleep[oid] > self.clock.now_ns() + HORIZON_NS:
+        if self.asleep[oid] > self.clock.now_ns() + self.horizon_ns:
             del self.asleep[oid]
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
@@ -307,7 +316,7 @@ class Host:
                 logger.warning("looking for due timers failed; it is tried again", error=str(error))
 
     async def _scan_due(self, skip: object) -> None:
-        before = self.clock.now_ns() + HORIZON_NS
+        before = self.clock.now_ns() + self.horizon_ns
         limit = 100_000
         rows = await self.store.due([self.log.part], before, limit)
         for row in rows:

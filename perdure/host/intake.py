@@ -45,7 +45,9 @@ def admit(activation: Activation, call: IncomingCall) -> Call | None:
     else:
         call.id, digest = _idempotent(activation, call)
         keep_ns = int(host.settings.idempotency_ttl * NS)
-        if machine.kept is not None and _remembered(activation, call, digest, now):
+        if _under_way(activation, call, digest) or (
+            machine.kept is not None and _remembered(activation, call, digest, now)
+        ):
             return None
     if call.keep or handler.streams:
         keep_ns = max(keep_ns, int(host.settings.call_retention * NS))
@@ -78,8 +80,30 @@ def _idempotent(activation: Activation, call: IncomingCall) -> tuple[str, int]:
     name = b"\0".join([who, call.handler.name.encode(), (call.idempotency_key or "").encode()])
     return (
         call_id(activation.machine.oid, blake2b(name, digest_size=12).hexdigest()),
-        zlib.crc32(to_json(call.args)),
+        zlib.crc32(call.body if call.format == PICKLE else to_json(call.args)),
     )
+
+
+def _under_way(activation: Activation, call: IncomingCall, digest: int) -> bool:
+    """Whether the call came before and still runs, for longer perhaps than a key is remembered."""
+    machine, host = activation.machine, activation.host
+    running = machine.running.get(call.id) if machine.running is not None else None
+    known = running.event if running is not None else None
+    if known is None and machine.queue is not None:
+        known = next((queued for queued in machine.queue if queued.id == call.id), None)
+    if known is None or call.handler.streams:
+        return False
+    if known.digest != digest:
+        call.refuse(_mismatch())
+        return True
+    host.watch(call.id, call.on_answer)
+    if call.on_accepted is not None:
+        host.log.after(activation.last_lsn, Acceptance(call))
+    return True
+
+
+def _mismatch() -> IdempotencyMismatch:
+    return IdempotencyMismatch("the same Idempotency-Key came with other arguments before")
 
 
 def _remembered(activation: Activation, call: IncomingCall, digest: int, now: int) -> bool:
@@ -90,9 +114,7 @@ def _remembered(activation: Activation, call: IncomingCall, digest: int, now: in
     if kept is None or kept.expires < now:
         return False
     if kept.digest != digest:
-        call.refuse(
-            IdempotencyMismatch("the same Idempotency-Key came with other arguments before")
-        )
+        call.refuse(_mismatch())
         return True
     if call.handler.streams:
         host.keep(take_up(host, call))
