@@ -30,6 +30,7 @@ from perdure.errors import (
     Overloaded,
     PayloadTooLarge,
     PerdureError,
+    PromiseRejected,
     ReadOnlyError,
     ResultTypeError,
     SchemaTooNew,
@@ -43,13 +44,15 @@ from perdure.errors import (
     UnknownHandler,
     UnknownKind,
     UnknownObject,
+    UnknownPromise,
 )
 from perdure.inside import Current
 from perdure.object import Object, Transient, atomic, query, transient
+from perdure.promise import Promise
 from perdure.ref import current, delete, send
 from perdure.settings import Settings
 from perdure.steps import Retry, step, step_id
-from perdure.waiting import sleep, sleep_until
+from perdure.waiting import sleep, sleep_until, wait_until
 
 if TYPE_CHECKING:
     from perdure.app import App
@@ -87,6 +90,8 @@ __all__ = [
     "Overloaded",
     "PayloadTooLarge",
     "PerdureError",
+    "Promise",
+    "PromiseRejected",
     "ReadOnlyError",
     "ResultTypeError",
     "Retry",
@@ -103,6 +108,7 @@ __all__ = [
     "UnknownHandler",
     "UnknownKind",
     "UnknownObject",
+    "UnknownPromise",
     "atomic",
     "current",
     "delete",
@@ -113,6 +119,7 @@ __all__ = [
     "step",
     "step_id",
     "transient",
+    "wait_until",
 ]
 
 

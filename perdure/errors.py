@@ -5,8 +5,9 @@
     │   ├── HandlerError              the handler raised something the caller has no class for
     │   ├── ResultTypeError           the handler returned what its annotation does not allow
     │   ├── BadJson, BadArguments, InvalidKey
-    │   ├── UnknownKind, UnknownHandler, UnknownObject, UnknownCall, MethodNotAllowed,
-    │   │   PayloadTooLarge
+    │   ├── UnknownKind, UnknownHandler, UnknownObject, UnknownCall, UnknownPromise,
+    │   │   MethodNotAllowed, PayloadTooLarge
+    │   ├── PromiseRejected           whoever was to resolve the promise rejected it
     │   ├── Unauthorized, Forbidden
     │   ├── IdempotencyMismatch, Conflict, CallCancelled
     │   ├── Overloaded, ObjectQuarantined, Unavailable      nothing ran; try again later
@@ -141,6 +142,18 @@ class UnknownCall(CallError):
     """No call with that id is known, or its result is past its retention."""
 
     code = "unknown-call"
+
+
+class UnknownPromise(CallError):
+    """No promise of that token is known: it was never given out, or its object was deleted."""
+
+    code = "unknown-promise"
+
+
+class PromiseRejected(CallError):
+    """What awaiting a promise raises when it was rejected with a text alone."""
+
+    code = "handler-error"
 
 
 class MethodNotAllowed(CallError):

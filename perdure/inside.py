@@ -12,6 +12,10 @@ from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from perdure.failure import Failure
+    from perdure.promise import Promise
     from perdure.ref import Ref
 
 
@@ -55,6 +59,32 @@ class Inside(Protocol):
         ...
 
     def next_step_id(self) -> str: ...
+
+    oid: int
+
+    def create_future(self) -> asyncio.Future[Any]: ...
+
+    def begin_promise(self, promise: Promise[Any], timeout_ns: int | None) -> None:
+        """A new promise of this object; its timeout counts from now."""
+        ...
+
+    def find_promise(self, token: str) -> Promise[Any] | None:
+        """The open promise of this object that has the token."""
+        ...
+
+    def withdraw_promise(self, promise: Promise[Any]) -> None:
+        """End an open promise of this object: nobody needs it any more."""
+        ...
+
+    def settle_promise(
+        self, token: str, value: object, failure: Failure | None, error: BaseException | None
+    ) -> asyncio.Future[Any]:
+        """Resolve or reject a promise of any object; the future is done when it is certain."""
+        ...
+
+    def watch(self, predicate: Callable[[], Any]) -> asyncio.Future[Any]:
+        """The future gives what the predicate gives, once that is true at the end of a turn."""
+        ...
 
     def draw(self) -> float:
         """A number in [0, 1) from the turn's own chance."""

@@ -16,12 +16,14 @@ from typing import Any
 from perdure import ref
 from perdure.clock import Clock, RealClock
 from perdure.errors import BadApp, OperatorError, UnknownHandler, UnknownKind
+from perdure.failure import Failure
 from perdure.host import async_generators, guard
-from perdure.host.failures import raised_by
+from perdure.host.failures import pickled_failure, raised_by
 from perdure.host.host import Host, Slot
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.quarantine import Deaths
-from perdure.journal.entry import PICKLE
+from perdure.host.resolving import resolve
+from perdure.journal.entry import PICKLE, Resolved
 from perdure.object import Kind, Object, kind_of
 from perdure.ref import check_key, format_address
 from perdure.settings import Settings
@@ -155,6 +157,13 @@ class Node:
     async def delete(self, kind: str, key: str) -> None:
         """End an object."""
         await self.host.delete(format_address(self._kind(kind).name, key))
+
+    async def settle_promise(
+        self, token: str, value: object, failure: Failure | None, error: BaseException | None
+    ) -> None:
+        """Resolve or reject a promise; returns when that is on disk."""
+        body = heap.dumps(value) if failure is None else pickled_failure(failure, error)
+        await resolve(self.host, Resolved(token, failure is None, PICKLE, body))
 
     async def _answer(
         self,

@@ -12,6 +12,7 @@ from typing import Any, ParamSpec, Protocol
 from urllib.parse import quote, unquote
 
 from perdure.errors import InvalidKey
+from perdure.failure import Failure
 from perdure.inside import Current, inside
 
 P = ParamSpec("P")
@@ -124,7 +125,7 @@ class RefHandler:
             turn = inside()
             if turn is not None:
                 return turn.ask_stream(ref._kind, ref._key, self.name, args, kwargs)
-            return _here().stream(ref._kind, ref._key, self.name, args, kwargs)
+            return outside().stream(ref._kind, ref._key, self.name, args, kwargs)
         return _call(ref, self.name, args, kwargs)
 
     def __repr__(self) -> str:
@@ -157,6 +158,10 @@ class Outside(Protocol):
 
     async def delete(self, kind: str, key: str) -> None: ...
 
+    async def settle_promise(
+        self, token: str, value: object, failure: Failure | None, error: BaseException | None
+    ) -> None: ...
+
 
 _outside: list[Outside] = []
 
@@ -170,7 +175,8 @@ def close_outside(outside: Outside) -> None:
     _outside.remove(outside)
 
 
-def _here() -> Outside:
+def outside() -> Outside:
+    """The node that runs in this process. Raises RuntimeError if there is none."""
     if not _outside:
         raise RuntimeError(
             "no perdure App is running in this process, so there is nobody to call.\n"
@@ -183,7 +189,7 @@ async def _call(ref: Ref, name: str, args: tuple[Any, ...], kwargs: dict[str, An
     turn = inside()
     if turn is not None:
         return await turn.ask(ref._kind, ref._key, name, args, kwargs)
-    return await _here().call(ref._kind, ref._key, name, args, kwargs)
+    return await outside().call(ref._kind, ref._key, name, args, kwargs)
 
 
 def _target(method: object) -> tuple[str, str, str]:
@@ -212,7 +218,7 @@ async def send(method: Callable[P, object], *args: P.args, **kwargs: P.kwargs) -
     turn = inside()
     if turn is not None:
         return turn.tell(kind, key, name, args, kwargs)
-    return await _here().send(kind, key, name, args, kwargs)
+    return await outside().send(kind, key, name, args, kwargs)
 
 
 async def delete(ref: object) -> None:
@@ -231,7 +237,7 @@ async def delete(ref: object) -> None:
     if turn is not None:
         await turn.end(ref._kind, ref._key)
     else:
-        await _here().delete(ref._kind, ref._key)
+        await outside().delete(ref._kind, ref._key)
 
 
 def current() -> Current:

@@ -23,6 +23,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "ls": ("perdure.cli.objects:ls", "List objects."),
     "show": ("perdure.cli.objects:show", "Show one object: state, timers, where its code waits."),
     "why": ("perdure.cli.waits:why", "Show what an object waits for, to the end."),
+    "promises": ("perdure.cli.promises:promises", "List open promises: what waits for a decision."),
+    "resolve": ("perdure.cli.promises:resolve", "Give a promise its value."),
     "history": ("perdure.cli.history:history", "Show an object's journal, an entry a line."),
     "delete": ("perdure.cli.objects:delete", "End an object: its state and its timers."),
     "quarantine": ("perdure.cli.quarantine:quarantine", "Objects that were set aside."),

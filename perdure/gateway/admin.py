@@ -5,6 +5,7 @@
     GET     objects/{Class}/{key}                             DELETE ends the object
     GET     objects/{Class}/{key}/history?after=&limit=
     GET     objects/{Class}/{key}/why
+    GET     promises?object=&class=&type=&limit=&after=       a page; `Link: rel="next"` if full
     GET     doctor?class=&after=&limit=                       a page; `next` is to go on behind
     GET     quarantine
     POST    quarantine/{Class}/{key}/retry                    or skip
@@ -18,9 +19,10 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from perdure.gateway.problem import Refusal, Reply
+from perdure.gateway.inbox import list_promises
+from perdure.gateway.problem import Reply
 from perdure.gateway.reply import json_reply, nothing
-from perdure.gateway.request import read_query
+from perdure.gateway.request import read_query, whole_number
 from perdure.ref import check_key, format_address
 from perdure.sight import doctor, look, why
 
@@ -59,6 +61,8 @@ class Admin:
             case ["objects", kind, key, "why"]:
                 address = _address(kind, key)
                 return {b"GET": lambda: _shown(why.why(host, address))}
+            case ["promises"]:
+                return {b"GET": lambda: list_promises(host, query, prefix)}
             case ["doctor"]:
                 return {b"GET": lambda: self._examine(query)}
             case ["quarantine"]:
@@ -89,7 +93,7 @@ class Admin:
 
     async def _objects(self, query: bytes, prefix: str) -> Reply:
         given = read_query(query)
-        limit = _whole(given, "limit", PAGE, PAGE_MAX)
+        limit = whole_number(given, "limit", PAGE, PAGE_MAX)
         rows = await look.list_objects(
             self._host,
             given.get("class") or None,
@@ -106,13 +110,13 @@ class Admin:
 
     async def _history(self, address: str, query: bytes) -> Reply:
         given = read_query(query)
-        after = _whole(given, "after", 0, 2**63 - 1, least=0)
-        limit = _whole(given, "limit", PAGE, PAGE_MAX)
+        after = whole_number(given, "after", 0, 2**63 - 1, least=0)
+        limit = whole_number(given, "limit", PAGE, PAGE_MAX)
         return json_reply(await look.history(self._host, address, after, limit))
 
     async def _examine(self, query: bytes) -> Reply:
         given = read_query(query)
-        limit = _whole(given, "limit", PAGE, PAGE_MAX)
+        limit = whole_number(given, "limit", PAGE, PAGE_MAX)
         kind, after = given.get("class") or None, given.get("after") or None
         return json_reply(await doctor.examine(self._host, kind, after, limit))
 
@@ -128,13 +132,3 @@ async def _done(work: Awaitable[None]) -> Reply:
 
 def _address(kind: str, key: str) -> str:
     return format_address(kind, check_key(key))
-
-
-def _whole(given: dict[str, str], name: str, default: int, most: int, *, least: int = 1) -> int:
-    text = given.get(name)
-    if text is None:
-        return default
-    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
-        detail = f"{name} is a whole number from {least} to {most}, not {text[:50]!r}"
-        raise Refusal("bad-request", detail)
-    return int(text)

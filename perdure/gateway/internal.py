@@ -1,8 +1,10 @@
 """What lies under `/_perdure/`: which path is what, and who may ask for it.
 
     open     health, ready, openapi.json
+    token    promises/{token}[/reject]                      whoever has the token
     app      calls/{id}                                     whoever `authorize` lets in
-    admin    metrics, classes, objects, doctor, quarantine  loopback, or the admin token
+    admin    metrics, classes, objects, promises, doctor, quarantine
+                                                            loopback, or the admin token
 
 Loopback means a program on this machine that speaks for itself (`came_straight`); a proxy's word
 about its client is not taken.
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from perdure.gateway.admin import Admin
+from perdure.gateway.inbox import reject, resolve
 from perdure.gateway.problem import Refusal, Reply, problem_of_failure
 from perdure.gateway.reply import JSON, accepted, json_reply
 from perdure.gateway.request import (
@@ -85,6 +88,10 @@ class Internal:
                 return Endpoint("admin", {b"GET": self._metrics})
             case ["calls", call_id] if call_id:
                 return Endpoint("app", {b"GET": lambda: self._find_call(call_id, query, prefix)})
+            case ["promises", token]:
+                return Endpoint("open", {b"POST": lambda: resolve(self._host, token, request.body)})
+            case ["promises", token, "reject"]:
+                return Endpoint("open", {b"POST": lambda: reject(self._host, token, request.body)})
             case segments:
                 methods = self._admin.find(segments, query, prefix)
         if not methods:

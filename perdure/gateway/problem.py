@@ -32,6 +32,7 @@ CODES: dict[str, tuple[int, str]] = {
     "unknown-class": (404, "No class of that name is served"),
     "unknown-handler": (404, "The class has no such handler"),
     "unknown-call": (404, "No such call is known"),
+    "unknown-promise": (404, "No such promise is known"),
     "unknown-object": (404, "There is no such object"),
     "method-not-allowed": (405, "The method does not fit the path"),
     "request-timeout": (408, "The request took too long to arrive"),

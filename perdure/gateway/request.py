@@ -171,6 +171,19 @@ def read_query(query: bytes) -> dict[str, str]:
     return found
 
 
+def whole_number(
+    given: dict[str, str], name: str, default: int, most: int, *, least: int = 1
+) -> int:
+    """A number in the query of a URL, between two bounds."""
+    text = given.get(name)
+    if text is None:
+        return default
+    if not (text.isascii() and text.isdecimal() and len(text) < 20 and least <= int(text) <= most):
+        detail = f"{name} is a whole number from {least} to {most}, not {text[:50]!r}"
+        raise Refusal("bad-request", detail)
+    return int(text)
+
+
 def query_text(query: bytes) -> str:
     """The query part of a target, still percent-encoded."""
     try:

@@ -47,8 +47,10 @@ from perdure.journal.entry import (
     Event,
     Fired,
     MessageId,
+    Promised,
     Refused,
     Sent,
+    Settled,
     StepAsked,
     StepDone,
     StepDropped,
@@ -357,6 +359,8 @@ class Activation:
                 outputs.append(host.effects.output(self, command))
             elif type(command) is StepDropped:
                 host.effects.drop(oid, command.number)
+            elif type(command) is Promised or type(command) is Settled:
+                host.inbox.note(oid, seq, machine.now_ns, command)
         wake_at = self.wake_at if undone else machine.wake_at()
         entry = encode_entry(
             Entry(

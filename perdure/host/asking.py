@@ -12,15 +12,18 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 from perdure.errors import ReadOnlyError
+from perdure.host import promises, watching
 from perdure.host.chance import Chance
 from perdure.host.loop import ObjectLoop, TimerHandle
 from perdure.host.records import Asked, AskedStream, Waited
 from perdure.host.streams import Items
 from perdure.host.task import Future
+from perdure.host.watching import Watch
 from perdure.inside import Current
 from perdure.journal.entry import PICKLE, Call, Command, Ended, Sent, StepAsked, StepDropped
 from perdure.journal.identity import call_id, oid_of
 from perdure.object import Kind
+from perdure.promise import Promise
 from perdure.ref import Ref, format_address, parse_address
 from perdure.suspend import heap
 
@@ -51,14 +54,17 @@ class Asking(ObjectLoop):
     __slots__ = (
         "_chance",
         "asked",
+        "buried",
         "commands",
         "key",
         "kind",
         "oid",
+        "promises",
         "read_only",
         "seq",
         "steps",
         "surroundings",
+        "watches",
     )
 
     is_object_loop: ClassVar[bool] = True
@@ -72,6 +78,12 @@ class Asking(ObjectLoop):
         self.seq = 0
         self.asked: dict[int, Asked] | None = None
         self.steps: dict[int, Waited] | None = None
+        self.promises: dict[int, Promise[Any]] | None = None
+        """Open promises, by number."""
+        self.buried = 0
+        """The last number of the life before this one: promises up to it ended with it."""
+        self.watches: list[Watch] | None = None
+        """Who waits for a change of the object's own state."""
         self.commands: list[Command] = NOTHING
         """What the running turn has asked for, in order."""
         self.read_only = False
@@ -164,6 +176,14 @@ class Asking(ObjectLoop):
             del self.steps[future.number]
             self.steps = self.steps or None
             self.commands.append(StepDropped(future.number))
+
+    # --- promises and changes of state, in modules of their own
+
+    begin_promise = promises.begin
+    find_promise = promises.find
+    withdraw_promise = promises.withdraw
+    settle_promise = promises.send
+    watch = watching.watch
 
     def next_step_id(self) -> str:
         self.number += 1

@@ -22,7 +22,7 @@ from perdure.errors import CallError, OperatorError, StoreUnavailable
 from perdure.host.activation import State
 from perdure.host.snapshots import newest_seq, promotable, take_snapshot, worth_it
 from perdure.journal import codec
-from perdure.journal.entry import Call, Ended
+from perdure.journal.entry import Call, Ended, Timetable
 from perdure.ref import parse_address
 from perdure.store.base import Checkpoint, ObjectRow, Segment, Stored, Suspended
 
@@ -117,9 +117,21 @@ class Checkpointer:
                     suspended.append(stored.suspended)
             await log.durable(lsn)
             forget = self._forgotten(rows)
+            lasts = {row.oid: row.last for row in rows}
+            promises, settled = self._host.inbox.upto(lasts)
             await self._store(
-                Checkpoint(log.part, log.epoch, rows, segments, suspended=suspended, forget=forget)
+                Checkpoint(
+                    log.part,
+                    log.epoch,
+                    rows,
+                    segments,
+                    suspended=suspended,
+                    forget=forget,
+                    promises=promises,
+                    settled=settled,
+                )
             )
+            self._host.inbox.written(lasts)
             caches = {one.oid: one.seq for one in suspended}
             for row in rows:
                 self._written(row, caches.get(row.oid, 0))
@@ -271,7 +283,7 @@ def _is_gone(entries: list[bytes], before: bool) -> bool:
         entry = codec.decode_entry(body)
         if isinstance(entry.event, Ended):
             return True
-        if isinstance(entry.event, Call) and not entry.undone:
+        if isinstance(entry.event, (Call, Timetable)) and not entry.undone:
             return False
     return before
 

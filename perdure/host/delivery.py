@@ -17,9 +17,10 @@ import structlog
 
 from perdure.errors import OperatorError, UnknownKind
 from perdure.failure import failure_of
+from perdure.host import promises
 from perdure.host.failures import encode_failure
 from perdure.journal.codec import Message
-from perdure.journal.entry import Call, Event, Reply
+from perdure.journal.entry import Call, Event, Reply, Resolved
 from perdure.journal.identity import oid_of, oid_of_target
 from perdure.ref import format_address, parse_address
 from perdure.store.base import Stored
@@ -150,6 +151,7 @@ class Delivery:
             if address is None:
                 # Its first turn was taken back: there is no such object.
                 host.asleep.pop(oid, None)
+                self._unknown(event)
                 return
             kind, key = parse_address(address)
         if kind not in host.kinds:
@@ -161,6 +163,13 @@ class Delivery:
         activation = host.activate(kind, key, oid)
         if event is not None:
             activation.event(event)
+
+    def _unknown(self, event: Event | None) -> None:
+        """Whoever asked an object that is known by its number alone hears that there is none."""
+        if isinstance(event, Resolved) and event.source is not None:
+            failure = encode_failure(failure_of(promises.unknown()))
+            reply = Reply(event.answer_to, False, failure, event.source)
+            self._hand(event.source.oid, reply)
 
     # --- messages
 

@@ -31,12 +31,13 @@ from perdure.host.asking import Surroundings
 from perdure.host.checkpoint import Checkpointer
 from perdure.host.delivery import RETRY_S, Delivery
 from perdure.host.effects import Effects
+from perdure.host.inbox import Inbox
 from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
 from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
 from perdure.journal.entry import Answered, Ended
-from perdure.journal.identity import oid_of, oid_of_call
+from perdure.journal.identity import oid_of, oid_of_call, oid_of_target
 from perdure.journal.log import Output, PartitionLog, source_of
 from perdure.object import Kind
 from perdure.ref import parse_address
@@ -114,6 +115,7 @@ class Host:
         self.delivery = Delivery(self)
         self.effects = Effects(self)
         self.quarantine = Quarantine(self, deaths)
+        self.inbox = Inbox()
         self.residency = Residency(self)
         self.checkpointer = Checkpointer(self)
         self.waiting: dict[str, IncomingCall] = {}
@@ -151,6 +153,7 @@ class Host:
         wake: dict[int, int] = {}
         for oid, entry in self.log.recover(await self.store.tail(0, claim.checkpoint)):
             wake[oid] = entry.wake_at
+            self.inbox.recover(oid, entry)
         await self.quarantine.start()
         await self._scan_due(skip=wake.keys())
         for oid, wake_at in wake.items():
@@ -255,8 +258,11 @@ class Host:
 
     def machine_at(self, address: str) -> Machine | None:
         """The machine of an object, if it is in memory and loaded."""
-        kind, key = parse_address(address)
-        activation = self._table.get(kind, {}).get(key)
+        if address[0] == "#":
+            activation = self._by_oid.get(oid_of_target(address))
+        else:
+            kind, key = parse_address(address)
+            activation = self._table.get(kind, {}).get(key)
         if activation is None or activation.state is not State.ACTIVE:
             return None
         return activation.machine
@@ -434,6 +440,7 @@ class Host:
                 call.refuse(error)
             activation.drop()
             last = self.log.last_entry(oid)
+            self.inbox.take_back(oid, last.seq if last is not None else 0)
             if last is not None:
                 self._sleeps(oid, last.wake_at)
             else:

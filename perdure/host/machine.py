@@ -21,7 +21,7 @@ from perdure.errors import (
     UnknownHandler,
 )
 from perdure.failure import Failure, exception_of, failure_of
-from perdure.host import streams
+from perdure.host import promises, streams, watching
 from perdure.host.asking import Asking, Surroundings
 from perdure.host.failures import (
     decode_failure,
@@ -43,6 +43,7 @@ from perdure.journal.entry import (
     Item,
     Refused,
     Reply,
+    Resolved,
     Sent,
     Skipped,
     Started,
@@ -155,6 +156,8 @@ class Machine(Asking):
                 EVENTS[type(event)](self, event)
             if self.ready and not self.undone:
                 self.drain()
+            if self.watches is not None and not self.undone:
+                watching.look(self)
         finally:
             if self.ready:
                 self.ready.clear()
@@ -387,6 +390,8 @@ class Machine(Asking):
     def _forget_everything(self) -> None:
         # The numbers go on, so that ids of a former life are never given again.
         self._drop_tasks()
+        promises.forget_all(self)
+        self.watches = None
         self.instance = None
         self.timers = None
         self.cancelled_timers = 0
@@ -489,6 +494,7 @@ EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Refused: Machine._refused,
     Ended: Machine._end,
     Skipped: Machine._skipped,
+    Resolved: promises.resolved,
 }
 """What each kind of event but a call does; the modules of what an object can do besides add theirs
 (host.py imports them)."""

@@ -102,6 +102,8 @@ def _never_was(machine: Machine, now_ns: int) -> Machine:
     """A fresh object that never was, for one query."""
     fresh = Machine(machine.kind, machine.key, machine.oid, machine.surroundings)
     fresh.now_ns = max(machine.now_ns, now_ns)
+    # What its `__init__` asks for, such as promises, is asked of nobody.
+    fresh.commands = []
     _set_running_loop(fresh)  # type: ignore[arg-type]
     try:
         fresh.instance = machine.kind.fresh(machine.key)

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from perdure.clock import iso
 from perdure.errors import DivergenceError, JournalCorrupt
 from perdure.host.failures import decode_failure
 from perdure.host.machine import Machine
@@ -27,8 +28,12 @@ from perdure.journal.entry import (
     Command,
     Entry,
     Item,
+    Planned,
+    Promised,
     Reply,
+    Resolved,
     Sent,
+    Settled,
     StepAsked,
     Yielded,
     shortened,
@@ -146,6 +151,8 @@ def _equivalent(new: Command, old: Command) -> bool:
             return _but_body(a) == _but_body(b) and heap.same(a.body, b.body)
         if isinstance(a, Item) and isinstance(b, Item):
             return _but_body(a) == _but_body(b) and heap.same(a.body, b.body)
+        if isinstance(a, Resolved) and isinstance(b, Resolved):
+            return _but_body(a) == _but_body(b) and _same_bytes(a.ok, a.body, b.body)
         if isinstance(a, Reply) and isinstance(b, Reply):
             return _but_body(a) == _but_body(b) and _same_bytes(a.ok, a.body, b.body)
     return False
@@ -190,7 +197,16 @@ def tell_command(command: Command) -> str:
             return f"{verb} {command.to}.{command.event.handler}{_short(command.event.body)}"
         if isinstance(command.event, Reply):
             return f"reply to {command.to} {_short(command.event.body)}"
+        if isinstance(command.event, Resolved):
+            return f"{'resolve' if command.event.ok else 'reject'} a promise of {command.to}"
         return f"delete {command.to}"
+    if isinstance(command, Promised):
+        return f"promise of {command.of}"
+    if isinstance(command, Settled):
+        return "promise settled"
+    if isinstance(command, Planned):
+        due = f"at {iso(command.next_ns)}" if command.next_ns else "never again"
+        return f"{command.id} {due}"
     if isinstance(command, StepAsked):
         return f"step {command.name.rpartition(':')[2]}{_short(command.body)}"
     return f"drop step {command.number}"

@@ -50,6 +50,10 @@ class Call(msgspec.Struct, array_like=True, frozen=True, tag="call"):
     answer_to: int = 0
     """The caller's number for it, by which its Reply is known; 0: a send, nobody waits."""
     source: MessageId | None = None
+    schedule: str = ""
+    """The schedule of this object that made the call; empty for a call that somebody made."""
+    due_ns: int = 0
+    """When the schedule meant it to be."""
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True, tag="reply"):
@@ -75,6 +79,9 @@ class Item(msgspec.Struct, array_like=True, frozen=True, tag="next"):
 
 class Fired(msgspec.Struct, array_like=True, frozen=True, tag="fired"):
     """It is time: every timer that is due by the entry's time fires."""
+
+    limit: int = 0
+    """At most so many timers, the earliest; 0: all of them."""
 
 
 class StepDone(msgspec.Struct, array_like=True, frozen=True, tag="step"):
@@ -117,7 +124,51 @@ class Skipped(msgspec.Struct, array_like=True, frozen=True, tag="skipped"):
     caller: str = ""
 
 
-Event = Call | Started | Reply | Item | Fired | StepDone | Refused | Ended | Skipped
+class Resolved(msgspec.Struct, array_like=True, frozen=True, tag="resolved"):
+    """Somebody resolves or rejects a promise of this object."""
+
+    token: str
+    ok: bool
+    format: int
+    body: bytes
+    """The value; if not ok, a Failure as JSON."""
+    caller: str = ""
+    answer_to: int = 0
+    source: MessageId | None = None
+
+
+class Tick(msgspec.Struct, array_like=True, frozen=True):
+    """A schedule that a class declares: what `@every` or `@cron` says of a handler."""
+
+    id: str
+    handler: str
+    every_ns: int = 0
+    cron: str = ""
+    tz: str = "UTC"
+    missed: str = "once"
+    window_ns: int = -1
+    """How late a tick may be; -1: not said."""
+
+
+class Timetable(msgspec.Struct, array_like=True, frozen=True, tag="timetable"):
+    """From now on these are the schedules that the object's class declares for it."""
+
+    ticks: list[Tick]
+
+
+Event = (
+    Call
+    | Started
+    | Reply
+    | Item
+    | Fired
+    | StepDone
+    | Refused
+    | Ended
+    | Skipped
+    | Resolved
+    | Timetable
+)
 
 
 # --- commands: what a turn asks of the outside, in order
@@ -151,7 +202,7 @@ class Sent(msgspec.Struct, array_like=True, frozen=True, tag="sent"):
     """A message to another object (or to itself). It is in the sender's outbox from here on."""
 
     to: str
-    event: Call | Reply | Item | Ended
+    event: Call | Reply | Item | Ended | Resolved
     """As the receiver will have it, but for the source."""
 
 
@@ -175,7 +226,34 @@ class StepDropped(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
     number: int
 
 
-Command = Answered | Yielded | Sent | StepAsked | StepDropped
+class Promised(msgspec.Struct, array_like=True, frozen=True, tag="promised"):
+    """A promise is open from now on."""
+
+    token: str
+    of: str
+    """The name of the type of its value."""
+    until_ns: int
+    """When it ends by itself; 0: never."""
+    address: str
+    """Of the object, so that an entry alone is enough to list the promise."""
+
+
+class Settled(msgspec.Struct, array_like=True, frozen=True, tag="settled"):
+    """A promise is no longer open: resolved, rejected, timed out, withdrawn, or its object gone."""
+
+    token: str
+
+
+class Planned(msgspec.Struct, array_like=True, frozen=True, tag="planned"):
+    """When a schedule is due next. It follows from time zones, whose rules change: so a replay
+    takes it from here, and does not work it out again."""
+
+    id: str
+    next_ns: int
+    """0: never again."""
+
+
+Command = Answered | Yielded | Sent | StepAsked | StepDropped | Promised | Settled | Planned
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):

@@ -28,9 +28,11 @@ from perdure.journal.entry import (
     Item,
     Refused,
     Reply,
+    Resolved,
     Skipped,
     Started,
     StepDone,
+    Timetable,
 )
 from perdure.journal.identity import oid_of
 from perdure.object import Object
@@ -324,5 +326,11 @@ def _event(entry: Entry) -> tuple[str, str]:
             return "refuse", f"queued call {event.id}"
         case Ended():
             return "delete", f"from {event.caller}" if event.caller else ""
+        case Resolved():
+            by = f" from {event.caller}" if event.caller else ""
+            kind = "resolve" if event.ok else "reject"
+            return kind, f"a promise{by} {short_body(event.body, 400)}"
+        case Timetable():
+            return "timetable", ", ".join(tick.id for tick in event.ticks)
         case Skipped():
             return "skip", event.what

@@ -17,13 +17,18 @@ from typing import Any, NamedTuple
 from perdure.clock import iso
 from perdure.host.loop import TimerHandle
 from perdure.host.machine import Machine
+from perdure.host.promises import RESOLVE
 from perdure.host.records import Asked, Waited
 from perdure.host.task import Task
+from perdure.host.watching import Watch
 from perdure.journal.entry import Call
+from perdure.promise import Promise, type_name
 from perdure.sight.stacks import Frame, frames_of, told
 
-Source = Task | Asked | Waited | TimerHandle
+Source = Task | Asked | Waited | TimerHandle | Promise[Any] | Watch
 """What will resolve a future."""
+
+_ENDS: dict[type, str] = {Waited: "step", Promise: "promise", Watch: "change"}
 
 _NAMED_MAX = 3
 
@@ -71,7 +76,8 @@ class Waits:
         end = ""
         if not next_:
             kinds = {type(one) for one in sources}
-            end = "timer" if kinds == {TimerHandle} else "step" if Waited in kinds else "future"
+            end = next((_ENDS[kind] for kind in _ENDS if kind in kinds), "future")
+            end = "timer" if kinds == {TimerHandle} else end
         return Wait(task, frames, on, self._until(task), next_, end)
 
     def all(self) -> list[Wait]:
@@ -99,6 +105,13 @@ class Waits:
         for record in records:
             self._direct[id(record.future)] = record
             known.append(record.future)
+        for promise in (machine.promises or {}).values():
+            for waiter in promise._waiters:
+                self._direct[id(waiter)] = promise
+                known.append(waiter)
+        for watch in machine.watches or ():
+            self._direct[id(watch.future)] = watch
+            known.append(watch.future)
         for task in (machine.tasks or {}).values():
             self._direct[id(task)] = task
             known.append(task)
@@ -275,6 +288,8 @@ def _wanted(value: object, method: str) -> str:
 
 
 def _number(source: Source) -> int:
+    if isinstance(source, Promise):
+        return source._number
     return source.number if isinstance(source, (Task, TimerHandle)) else source.future.number
 
 
@@ -294,9 +309,18 @@ def _name(source: Source, frames: list[Frame]) -> str:
             # Those of perdure's own functions, as for a call in a task of its own, say nothing.
             return f"task {source.get_name()}" + ("" if code.startswith("_") else f" ({code})")
         case Asked():
+            if source.handler == RESOLVE:
+                return "a promise elsewhere to be resolved"
             if not source.call_id:
                 return f"the end of {source.to}"
             return f"call {source.to}.{source.handler}"
+        case Promise():
+            return f"promise of {type_name(source._of)}"
+        case Watch():
+            code = source.predicate.__code__ if _is_function(source.predicate) else None
+            file = code.co_filename.rpartition("/")[2] if code else ""
+            place = f" ({file}:{code.co_firstlineno})" if code else ""
+            return f"a change of the object's state, by wait_until{place}"
         case Waited():
             return _step(source.asked.name, source.asked.attempt)
         case TimerHandle():
@@ -307,6 +331,10 @@ def _name(source: Source, frames: list[Frame]) -> str:
                     return f"sleep until {iso(source.when_ns)}, then {next_}"
             what = "sleep until" if _is_sleep(source) else "a timer at"
             return f"{what} {iso(source.when_ns)}"
+
+
+def _is_function(value: object) -> bool:
+    return isinstance(value, types.FunctionType)
 
 
 def _step(name: str, attempt: int) -> str:

@@ -115,6 +115,19 @@ class Suspended(NamedTuple):
     body: bytes
 
 
+class PromiseRow(NamedTuple):
+    """An open promise, as of the last checkpoint of its object."""
+
+    since: int
+    token: str
+    oid: int
+    kind: str
+    key: str
+    type: str
+    until: int
+    """When it ends by itself; 0: never. As `since`, in nanoseconds since 1970."""
+
+
 class Stored(NamedTuple):
     """A cold object: its row, and the history behind its newest snapshot."""
 
@@ -151,6 +164,10 @@ class Checkpoint:
     drops the one of its object, unless the slice brings another."""
     forget: Sequence[tuple[int, int]] = ()
     """(oid, seq): the object's segments that end at or before that turn are removed."""
+    promises: Sequence[PromiseRow] = ()
+    """Replace those of the same token."""
+    settled: Sequence[str] = ()
+    """Tokens whose rows go; none of them is in `promises`, and some may not be there."""
 
 
 class StoreStats(NamedTuple):
@@ -231,6 +248,17 @@ class Store(Protocol):
 
         Status None: all but `deleted`. Text is ordered by code point, as Python does.
         """
+        ...
+
+    async def promises(
+        self,
+        kind: str | None,
+        key: str | None,
+        type_: str | None,
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> list[PromiseRow]:
+        """Open promises in the order of (since, token) behind `after`: all, or those that fit."""
         ...
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:

@@ -18,6 +18,7 @@ from perdure.store.base import (
     Claim,
     Layout,
     ObjectRow,
+    PromiseRow,
     Segment,
     Stored,
     StoreStats,
@@ -48,6 +49,7 @@ class MemoryStore:
         self._rows: dict[int, tuple[int, ObjectRow]] = {}
         self._segments: dict[int, dict[int, Segment]] = {}
         self._suspended: dict[int, Suspended] = {}
+        self._promises: dict[str, PromiseRow] = {}
         self._versions: dict[str, bytes] = {}
         self._commits = 0
         self._committed_bytes = 0
@@ -119,6 +121,9 @@ class MemoryStore:
         for oid, upto in slice_.forget:
             kept = self._segments.get(oid, {})
             self._segments[oid] = {n: one for n, one in kept.items() if one.last > upto}
+        for token in slice_.settled:
+            self._promises.pop(token, None)
+        self._promises |= {promise.token: promise for promise in slice_.promises}
         if slice_.upto is not None:
             partition = self.partitions[slice_.part]
             assert partition.checkpoint <= slice_.upto <= partition.tail, slice_
@@ -158,6 +163,25 @@ class MemoryStore:
             and (after is None or (row.kind, row.key) > after)
         ]
         return sorted(found, key=lambda row: (row.kind, row.key))[:limit]
+
+    async def promises(
+        self,
+        kind: str | None,
+        key: str | None,
+        type_: str | None,
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> list[PromiseRow]:
+        """By looking at every row."""
+        found = [
+            row
+            for row in self._promises.values()
+            if (kind is None or row.kind == kind)
+            and (key is None or row.key == key)
+            and (type_ is None or row.type == type_)
+            and (after is None or (row.since, row.token) > after)
+        ]
+        return sorted(found)[:limit]
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """Once for each version."""

@@ -22,6 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 from perdure.clock import RealClock
 from perdure.errors import StoreUnavailable
+from perdure.store import sqlite_promises
 from perdure.store import sqlite_sql as sql
 from perdure.store.base import (
     Batch,
@@ -29,6 +30,7 @@ from perdure.store.base import (
     Claim,
     Layout,
     ObjectRow,
+    PromiseRow,
     Segment,
     Stored,
     StoreStats,
@@ -259,6 +261,7 @@ class SqliteStore:
         size += sum(len(suspended.body) for suspended in slice_.suspended)
         count = len(slice_.rows) + len(slice_.segments) + len(slice_.outbox)
         count += len(slice_.suspended) + len(slice_.forget)
+        count += len(slice_.promises) + len(slice_.settled)
         self._wal_pages += 2 * count + size // _PAGE
         small = count <= _SMALL_SLICE_COUNT and size <= _SMALL_SLICE_BYTES
         return self._write(self._checkpoint, slice_, small=small)
@@ -310,6 +313,11 @@ class SqliteStore:
         self._put(sql.PUT_SUSPENDED, slice_.suspended)
         self._put(sql.PUT_SEGMENT, slice_.segments)
         self._writer.executemany(sql.FORGET, slice_.forget)
+        self._writer.executemany(
+            sqlite_promises.DROP_PROMISE, [(token,) for token in slice_.settled]
+        )
+        promises = [(slice_.part, *promise) for promise in slice_.promises]
+        self._put(sqlite_promises.PUT_PROMISE, promises)
 
     def _put(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Insert rows, in few statements, of few lengths so that each is prepared once."""
@@ -371,6 +379,18 @@ class SqliteStore:
         """From the index of names, or that of states for any but the idle ones."""
         statement, values = sql.scan(kind, prefix, status, after, limit)
         return [ObjectRow(*row) for row in self._read(statement, values)]
+
+    async def promises(
+        self,
+        kind: str | None,
+        key: str | None,
+        type_: str | None,
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> list[PromiseRow]:
+        """From an index in the order of the list."""
+        statement, values = sqlite_promises.listing(kind, key, type_, after, limit)
+        return [PromiseRow(*row) for row in self._read(statement, values)]
 
     async def get_version(self, version: str) -> bytes | None:
         """The bundle, or None."""

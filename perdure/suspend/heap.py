@@ -83,6 +83,7 @@ _COMPRESS_FROM = 1024
 # or are about this copy alone (reloaded, problems, tainted).
 STATE = (
     "asked",
+    "buried",
     "cancelled_timers",
     "creating",
     "holder",
@@ -90,6 +91,7 @@ STATE = (
     "kept",
     "now_ns",
     "number",
+    "promises",
     "queue",
     "running",
     "seq",
@@ -97,6 +99,7 @@ STATE = (
     "streamed",
     "tasks",
     "timers",
+    "watches",
 )
 
 
@@ -152,6 +155,25 @@ def reduce_instance(instance: Any) -> Any:
     return make_instance, (), state, None, None, fill_instance
 
 
+# --- promises of the object: with their state, and not as what a message would carry of them
+
+
+def make_promise(cls: Any) -> Any:
+    return cls.__new__(cls)
+
+
+def fill_promise(promise: Any, state: dict[str, Any]) -> None:
+    for name, value in state.items():
+        setattr(promise, name, value)
+
+
+def reduce_promise(promise: Any) -> Any:
+    names = copyreg._slotnames(type(promise))  # type: ignore[attr-defined]
+    state = {name: getattr(promise, name) for name in names if hasattr(promise, name)}
+    # A dict or set with it as a key asks for its hash before it has its state.
+    return make_promise, (type(promise),), state, None, None, fill_promise
+
+
 # --- pickling
 
 
@@ -175,6 +197,8 @@ def _reducer_of(cls: type) -> Reducer | None:
         return reduce_instance
     if getattr(cls, "is_object_loop", False):
         return loading.reduce_machine
+    if getattr(cls, "__perdure_promise__", False):
+        return reduce_promise
     if issubclass(cls, asyncio.Future):
         return futures.reduce_future
     if issubclass(cls, type):

@@ -29,6 +29,7 @@ from perdure.store.base import (
     Claim,
     Layout,
     ObjectRow,
+    PromiseRow,
     Segment,
     Store,
     Stored,
@@ -145,6 +146,18 @@ class FaultyStore:
     ) -> list[ObjectRow]:
         """See `Store`."""
         return await self._waited("scan", self.inner.scan(kind, prefix, status, after, limit))
+
+    async def promises(
+        self,
+        kind: str | None,
+        key: str | None,
+        type_: str | None,
+        after: tuple[int, str] | None,
+        limit: int,
+    ) -> list[PromiseRow]:
+        """See `Store`."""
+        found = self.inner.promises(kind, key, type_, after, limit)
+        return await self._waited("promises", found)
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """See `Store`."""

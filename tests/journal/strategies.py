@@ -15,14 +15,20 @@ from perdure.journal.entry import (
     Fired,
     Item,
     MessageId,
+    Planned,
+    Promised,
     Refused,
     Reply,
+    Resolved,
     Sent,
+    Settled,
     Skipped,
     Started,
     StepAsked,
     StepDone,
     StepDropped,
+    Tick,
+    Timetable,
     Yielded,
 )
 
@@ -44,18 +50,41 @@ CALLS = st.builds(
     digest=st.integers(0, 2**64 - 1),
     answer_to=NUMBERS,
     source=SOURCES,
+    schedule=TEXTS,
+    due_ns=NUMBERS,
 )
 REPLIES = st.builds(Reply, number=NUMBERS, ok=st.booleans(), body=BODIES, source=SOURCES)
 ENDS = st.builds(Ended, answer_to=NUMBERS, caller=TEXTS, source=SOURCES)
 
 ITEMS = st.builds(Item, number=NUMBERS, index=NUMBERS, body=BODIES, source=SOURCES)
 
+RESOLUTIONS = st.builds(
+    Resolved,
+    token=TEXTS,
+    ok=st.booleans(),
+    format=st.integers(0, 1),
+    body=BODIES,
+    caller=TEXTS,
+    answer_to=NUMBERS,
+    source=SOURCES,
+)
+TICKS = st.builds(
+    Tick,
+    id=TEXTS,
+    handler=TEXTS,
+    every_ns=NUMBERS,
+    cron=TEXTS,
+    tz=TEXTS,
+    missed=TEXTS,
+    window_ns=st.integers(-1, 2**62),
+)
+
 EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
     Call: CALLS,
     Started: st.builds(Started, id=TEXTS),
     Reply: REPLIES,
     Item: ITEMS,
-    Fired: st.builds(Fired),
+    Fired: st.builds(Fired, limit=NUMBERS),
     StepDone: st.builds(StepDone, number=NUMBERS, ok=st.booleans(), body=BODIES),
     Refused: st.builds(Refused, id=TEXTS, failure=BODIES),
     Ended: ENDS,
@@ -66,9 +95,11 @@ EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
         answer_to=NUMBERS,
         caller=TEXTS,
     ),
+    Resolved: RESOLUTIONS,
+    Timetable: st.builds(Timetable, ticks=st.lists(TICKS, max_size=3)),
 }
 
-SENT = st.builds(Sent, to=TEXTS, event=st.one_of(CALLS, REPLIES, ITEMS, ENDS))
+SENT = st.builds(Sent, to=TEXTS, event=st.one_of(CALLS, REPLIES, ITEMS, ENDS, RESOLUTIONS))
 
 COMMANDS: dict[type[Command], st.SearchStrategy[Command]] = {
     Answered: st.builds(
@@ -91,6 +122,9 @@ COMMANDS: dict[type[Command], st.SearchStrategy[Command]] = {
     ),
     Yielded: st.builds(Yielded, id=TEXTS, index=NUMBERS, body=BODIES),
     StepDropped: st.builds(StepDropped, number=NUMBERS),
+    Promised: st.builds(Promised, token=TEXTS, of=TEXTS, until_ns=NUMBERS, address=TEXTS),
+    Settled: st.builds(Settled, token=TEXTS),
+    Planned: st.builds(Planned, id=TEXTS, next_ns=NUMBERS),
 }
 
 ENTRIES = st.builds(

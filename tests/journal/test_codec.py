@@ -47,6 +47,12 @@ BORN_WITH = {
     Sent: 2,
     entry.StepAsked: 6,
     entry.StepDropped: 1,
+    entry.Resolved: 4,
+    entry.Tick: 2,
+    entry.Timetable: 1,
+    entry.Promised: 4,
+    entry.Settled: 1,
+    entry.Planned: 2,
     Message: 2,
 }
 
@@ -290,9 +296,14 @@ def test_tags_are_what_they_always_were() -> None:
         "Refused": "refused",
         "Ended": "ended",
         "Skipped": "skipped",
+        "Resolved": "resolved",
+        "Timetable": "timetable",
         "Answered": "answer",
         "Yielded": "item",
         "Sent": "sent",
         "StepAsked": "ask",
         "StepDropped": "drop",
+        "Promised": "promised",
+        "Settled": "settled",
+        "Planned": "planned",
     }
