@@ -25,6 +25,8 @@ class Settings:
     port: int = 7373
     max_body_bytes: int = 8 * 1024 * 1024
     """A request body over it is answered 413 `payload-too-large`."""
+    socket_queue_bytes: int = 1024 * 1024
+    """Bytes that may wait for a client that reads slowly; over it its stream is cut off."""
     mailbox_limit: int = 10_000
     """Calls waiting for or inside one object; over it: 503 `overloaded`."""
     turn_timeout: float = 10.0
@@ -59,7 +61,13 @@ class Settings:
     """Serve a non-loopback address without an `authorize`."""
 
     def __post_init__(self) -> None:
-        for name in ("max_body_bytes", "mailbox_limit", "checkpoint_bytes", "step_threads"):
+        for name in (
+            "max_body_bytes",
+            "socket_queue_bytes",
+            "mailbox_limit",
+            "checkpoint_bytes",
+            "step_threads",
+        ):
             if getattr(self, name) < 1:
                 raise BadSettings(f"{name} must be at least 1, not {getattr(self, name)!r}")
         for name in (

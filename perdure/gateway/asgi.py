@@ -14,8 +14,9 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from perdure.gateway.http import Gateway
-from perdure.gateway.problem import Headers, Refusal, Reply
+from perdure.gateway.problem import Headers, Refusal
 from perdure.gateway.request import Fields, HttpRequest
+from perdure.gateway.stream import Stream
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -44,12 +45,15 @@ class AsgiRequest(HttpRequest):
 async def serve_http(gateway: Gateway, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer one request of an ASGI server."""
     headers = list(scope["headers"])
-    answered: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+    answered: asyncio.Future[tuple[int, Headers, bytes | Stream]]
+    answered = asyncio.get_running_loop().create_future()
 
-    def respond(status: int, headers: Headers, body: bytes) -> None:
+    def respond(status: int, headers: Headers, body: bytes | Stream) -> None:
         # The server may have ended this task: then nobody waits any more.
         if not answered.done():
-            answered.set_result(Reply(status, headers, body))
+            answered.set_result((status, headers, body))
+        elif isinstance(body, Stream):
+            body.left()
 
     try:
         body = await _read_body(receive, headers, gateway.settings.max_body_bytes)
@@ -62,12 +66,77 @@ async def serve_http(gateway: Gateway, scope: Scope, receive: Receive, send: Sen
         request = AsgiRequest(method, _target(scope), headers, body, False, scope)
         asyncio.get_running_loop().call_soon(gateway.handle, request, respond)
     status, out, content = await answered
+    if isinstance(content, Stream):
+        start = {"type": "http.response.start", "status": status, "headers": list(out)}
+        await _send_stream(content, start, receive, send, head_only=scope["method"] == "HEAD")
+        return
     if status != 204:
         out = (*out, (b"content-length", b"%d" % len(content)))
     await send({"type": "http.response.start", "status": status, "headers": list(out)})
     if scope["method"] == "HEAD":
         content = b""
     await send({"type": "http.response.body", "body": content})
+
+
+class _Pieces:
+    """The sink of a stream whose pieces an ASGI server takes one by one."""
+
+    def __init__(self) -> None:
+        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._queued = 0
+        self.whole = True
+
+    def chunk(self, data: bytes) -> None:
+        self._queued += len(data)
+        self._pieces.put_nowait(data)
+
+    def finish(self) -> None:
+        self._pieces.put_nowait(None)
+
+    def cut(self) -> None:
+        self.whole = False
+        self._pieces.put_nowait(None)
+
+    def queued(self) -> int:
+        return self._queued
+
+    async def next(self) -> bytes | None:
+        """The next piece; None at the end."""
+        piece = await self._pieces.get()
+        if piece is not None:
+            self._queued -= len(piece)
+        return piece
+
+
+async def _send_stream(
+    stream: Stream, start: Message, receive: Receive, send: Send, *, head_only: bool
+) -> None:
+    """Send a body as it comes, until it ends or the client goes."""
+    await send(start)
+    if head_only:
+        stream.left()
+        await send({"type": "http.response.body", "body": b""})
+        return
+    pieces = _Pieces()
+    stream.attach(pieces)
+    leaving = asyncio.ensure_future(_left(receive))
+    leaving.add_done_callback(lambda _: pieces.cut())
+    try:
+        while (piece := await pieces.next()) is not None:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        if pieces.whole:
+            await send({"type": "http.response.body", "body": b""})
+        elif not leaving.done():
+            # The server ends the connection of a body that is not complete, and its client knows.
+            raise ConnectionError("the client does not read what is sent to it")
+    finally:
+        stream.left()
+        leaving.cancel()
+
+
+async def _left(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
 
 
 async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:

@@ -12,7 +12,8 @@ from urllib.parse import unquote_to_bytes
 from perdure.gateway.problem import Headers
 from perdure.gateway.reply import RESULT
 from perdure.gateway.request import HttpRequest
-from perdure.gateway.wire import answer, result
+from perdure.gateway.stream import Stream
+from perdure.gateway.wire import LAST_CHUNK, answer, chunk, result, stream_head
 
 if TYPE_CHECKING:
     from perdure.gateway.http1 import Connection
@@ -28,14 +29,27 @@ class Exchange(HttpRequest):
     data: bytes | None = None
     """The answer, while earlier requests of the connection have none yet."""
 
-    def respond(self, status: int, headers: Headers, body: bytes) -> None:
+    stream: Stream | None = None
+    """The body, if it comes piece by piece. Once its head has left, `data` is None again until
+    the body is complete."""
+    chunked: bool = True
+    gathered: int = 0
+    """Bytes of the body that wait for the end of this pass of the loop."""
+
+    def respond(self, status: int, headers: Headers, body: bytes | Stream) -> None:
         conn = self.conn
         if conn is None:
+            if isinstance(body, Stream):
+                body.left()
             return
         # Breaks the circle through the queue as well; collections are rare here.
         self.conn = None
         if headers is RESULT and not conn.attend:
+            assert isinstance(body, bytes)
             data = result(conn.front.result_head, body)
+        elif isinstance(body, Stream):
+            self._respond_stream(conn, status, headers, body)
+            return
         else:
             if conn.front.draining and conn.pending[-1] is self:
                 conn.end()
@@ -50,6 +64,64 @@ class Exchange(HttpRequest):
         else:
             conn.pending.clear()
             conn.transport.write(data)
+
+    def _respond_stream(
+        self, conn: Connection, status: int, headers: Headers, stream: Stream
+    ) -> None:
+        self.conn = conn
+        self.chunked = conn.parser.get_http_version() == "1.1"
+        if not self.chunked:
+            # Nothing but the end of the connection tells the client that the body is complete.
+            conn.end()
+            self.connection = b"close"
+        date = conn.front.date
+        self.data = stream_head(status, headers, date, self.connection, chunked=self.chunked)
+        if self.method == b"HEAD":
+            self.conn = None
+            stream.left()
+        else:
+            self.stream = stream
+        conn.answered()
+
+    # --- as the sink of a stream
+
+    def open(self) -> None:
+        """The head is on its way; the body follows."""
+        assert self.stream is not None
+        self.data = None
+        self.stream.attach(self)
+
+    def chunk(self, data: bytes) -> None:
+        if self.conn is not None and data:
+            if not self.conn.flushing:
+                self.gathered = 0
+            self.gathered += len(data)
+            self.conn.out.append(chunk(data) if self.chunked else data)
+            self.conn.send_soon()
+
+    def finish(self) -> None:
+        conn = self.conn
+        if conn is not None:
+            self.conn = self.stream = None
+            self.data = LAST_CHUNK if self.chunked else b""
+            conn.answered()
+
+    def cut(self) -> None:
+        if self.conn is not None:
+            self.conn.transport.abort()
+
+    def queued(self) -> int:
+        if self.conn is None:
+            return 0
+        return self.gathered + self.conn.transport.get_write_buffer_size()
+
+    def left(self) -> None:
+        """The connection is lost."""
+        stream, self.conn, self.stream = self.stream, None, None
+        if stream is not None:
+            stream.left()
+
+    # --- what the gateway asks
 
     def client(self) -> str | None:
         peer = self.conn and self.conn.transport.get_extra_info("peername")

@@ -24,6 +24,7 @@ import structlog
 from perdure.clock import NS, Clock, RealClock, Timer
 from perdure.errors import InvalidKey, PerdureError, UnknownHandler, UnknownKind
 from perdure.gateway.internal import Internal
+from perdure.gateway.items import ItemsBody, read_last_id, wants_events, wants_items
 from perdure.gateway.problem import Headers, Refusal, Reply, problem, problem_of, problem_of_failure
 from perdure.gateway.reply import JSON, RESULT, accepted, options
 from perdure.gateway.request import (
@@ -37,6 +38,8 @@ from perdure.gateway.request import (
     split_target,
     wants_async,
 )
+from perdure.gateway.stream import Stream
+from perdure.host.following import follow
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.ref import check_key
 from perdure.serde import Arguments
@@ -64,18 +67,19 @@ _TIMEOUT_MAX = 7 * 86_400.0
 class Respond(Protocol):
     """How a request is answered; a face gives one with each request."""
 
-    def __call__(self, status: int, headers: Headers, body: bytes) -> None: ...
+    def __call__(self, status: int, headers: Headers, body: bytes | Stream) -> None: ...
 
 
 class Route:
     """A handler that can be called from outside, and how often each status was its answer."""
 
-    __slots__ = ("allow", "counts", "decode_json", "handler", "kind", "ok", "query")
+    __slots__ = ("allow", "counts", "decode_json", "handler", "kind", "ok", "query", "streams")
 
     def __init__(self, kind: Kind, handler: Handler) -> None:
         self.kind = kind
         self.handler = handler
         self.query = handler.query
+        self.streams = handler.streams
         self.decode_json = handler.signature.decode_json
         self.allow = b"GET, HEAD, POST, OPTIONS" if handler.query else b"POST, OPTIONS"
         self.ok = 0
@@ -149,6 +153,9 @@ class Gateway:
                         return
                     place = self._locate(target)
                 counted = route = place[0]
+                if route.streams:
+                    self._take_long_way(request, respond)
+                    return
                 args = route.decode_json(request.body)
             elif request.method == b"GET" and not target.startswith(INTERNAL):
                 path, _, query = target.partition(b"?")
@@ -156,6 +163,9 @@ class Gateway:
                 counted = route = place[0]
                 if not route.query:
                     raise _not_allowed(request.method, route.allow)
+                if route.streams:
+                    self._take_long_way(request, respond)
+                    return
                 args = route.decode(query)
             else:
                 self._take_long_way(request, respond)
@@ -166,7 +176,7 @@ class Gateway:
                     route.ok += 1
                     respond(200, RESULT, answer.body)
                 else:
-                    self._answer(respond, route, problem_of_failure(answer.failure))
+                    self.answer(respond, route, problem_of_failure(answer.failure))
 
             self._call(
                 IncomingCall(route.kind, place[1], route.handler, args, request.body, on_answer)
@@ -210,7 +220,7 @@ class Gateway:
             raise Refusal("not-implemented", "WebSocket connections are not served here")
         path, query = split_target(request.target)
         if path == b"*" and request.method == b"OPTIONS":
-            self._answer(respond, None, options(b"GET, HEAD, POST, DELETE, OPTIONS"))
+            self.answer(respond, None, options(b"GET, HEAD, POST, DELETE, OPTIONS"))
         elif path.startswith(INTERNAL) or path == INTERNAL[:-1]:
             self._take_internal(request, respond, fields, path, query)
         else:
@@ -222,7 +232,7 @@ class Gateway:
         route, key = self._places.get(path) or self._locate(path)
         method = request.method
         if method == b"OPTIONS":
-            self._answer(respond, route, options(route.allow))
+            self.answer(respond, route, options(route.allow))
             return
         reads = method in (b"GET", b"HEAD")
         if not (method == b"POST" or (reads and route.query)):
@@ -236,6 +246,9 @@ class Gateway:
         def authorized(principal: Any) -> None:
             args = route.decode(query) if reads else route.decode_json(request.body)
             timeout = read_timeout(fields)
+            if route.streams and not wants_async(fields):
+                self._stream(request, respond, fields, route, key, args, principal, timeout)
+                return
             # A query changes nothing and is kept nowhere: there is nothing to find again.
             keep = wants_async(fields) and not route.query
             wait = _Wait(self, respond, route, quoted_prefix(request))
@@ -257,20 +270,73 @@ class Gateway:
 
         self._with_principal(request, respond, route, authorized)
 
+    def _stream(
+        self,
+        request: HttpRequest,
+        respond: Respond,
+        fields: Fields,
+        route: Route,
+        key: str,
+        args: Arguments,
+        principal: Any,
+        timeout: float | None,
+    ) -> None:
+        idempotency_key = None if route.query else read_idempotency_key(fields)
+        last = read_last_id(fields)
+        if last and not idempotency_key:
+            raise Refusal(
+                "bad-request",
+                "Last-Event-ID goes on with a call that is named: by its Idempotency-Key, or by "
+                "asking at its own path, /_perdure/calls/{id}",
+            )
+        prefix = quoted_prefix(request)
+        body = ItemsBody(self, respond, route, prefix, events=wants_events(fields))
+        if timeout is not None:
+            when = self.clock.now_ns() + int(min(timeout, _TIMEOUT_MAX) * NS)
+            self.clock.call_at(when, lambda: body.timed_out(timeout))
+        self._call(
+            IncomingCall(
+                route.kind,
+                key,
+                route.handler,
+                args,
+                request.body,
+                body.answered,
+                principal=principal,
+                idempotency_key=idempotency_key,
+                on_accepted=None if route.query else body.accepted,
+                on_item=body.item,
+                after=last,
+            )
+        )
+
+    def _follow(
+        self, request: HttpRequest, respond: Respond, fields: Fields, call_id: str
+    ) -> None:
+        """Bring the items of a call that was begun before."""
+        prefix = quoted_prefix(request)
+        events = wants_events(fields)
+        body = ItemsBody(self, respond, None, prefix, events=events, call_id=call_id)
+        work = follow(self._host, call_id, read_last_id(fields), body.item, body.answered)
+        self._run(work, respond, None, lambda _: body.accepted(call_id))
+
     def _take_internal(
         self, request: HttpRequest, respond: Respond, fields: Fields, path: bytes, query: bytes
     ) -> None:
         endpoint = self._internal.find(request, path, query)
         method = b"GET" if request.method == b"HEAD" else request.method
         if method == b"OPTIONS":
-            self._answer(respond, None, options(endpoint.allow))
+            self.answer(respond, None, options(endpoint.allow))
             return
         act = endpoint.methods.get(method)
         if act is None:
             raise _not_allowed(request.method, endpoint.allow)
 
         def go(principal: Any) -> None:
-            self._run(act(), respond, None, lambda reply: self._answer(respond, None, reply))
+            if endpoint.call_id and method == b"GET" and wants_items(fields):
+                self._follow(request, respond, fields, endpoint.call_id)
+                return
+            self._run(act(), respond, None, lambda reply: self.answer(respond, None, reply))
 
         if endpoint.access == "app":
             self._with_principal(request, respond, None, go)
@@ -322,7 +388,7 @@ class Gateway:
         def done(task: asyncio.Task[Any]) -> None:
             self._tasks.discard(task)
             if task.cancelled():
-                self._answer(respond, route, problem("unavailable", "the node is stopping"))
+                self.answer(respond, route, problem("unavailable", "the node is stopping"))
             elif (error := task.exception()) is not None:
                 self._fail(respond, route, error)
             else:
@@ -334,19 +400,23 @@ class Gateway:
 
     # ---- answers ----
 
-    def _answer(self, respond: Respond, route: Route | None, reply: Reply) -> None:
-        counts = self._counts if route is None else route.counts
-        counts[reply.status] = counts.get(reply.status, 0) + 1
+    def answer(self, respond: Respond, route: Route | None, reply: Reply) -> None:
+        self.count(route, reply.status)
         respond(reply.status, reply.headers, reply.body)
+
+    def count(self, route: Route | None, status: int) -> None:
+        """An answer with this status is on its way."""
+        counts = self._counts if route is None else route.counts
+        counts[status] = counts.get(status, 0) + 1
 
     def _fail(self, respond: Respond, route: Route | None, error: BaseException) -> None:
         if not isinstance(error, (PerdureError, Refusal)):
             logger.error("a request failed inside of perdure", exc_info=error)
-        self._answer(respond, route, problem_of(error))
+        self.answer(respond, route, problem_of(error))
 
     def refuse(self, respond: Respond, refusal: Refusal) -> None:
         """Answer what a face cannot even read as a request."""
-        self._answer(respond, None, refusal.reply)
+        self.answer(respond, None, refusal.reply)
 
     def stats(self) -> GatewayStats:
         requests = {("", "", status): count for status, count in self._counts.items()}
@@ -399,7 +469,7 @@ class _Wait:
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._gateway._answer(respond, self._route, reply)
+        self._gateway.answer(respond, self._route, reply)
 
 
 def decode_key(raw: bytes) -> str:

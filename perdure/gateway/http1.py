@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         for exchange in self.pending:
-            exchange.conn = None
+            exchange.left()
         self.pending.clear()
         self.backlog.clear()
         self.out.clear()
@@ -417,13 +417,22 @@ class Connection(asyncio.Protocol):
         """An answer is there that could not be written at once: send what is next in order."""
         pending = self.pending
         while pending and (data := pending[0].data) is not None:
-            pending.popleft()
             self.out.append(data)
+            if pending[0].stream is not None:
+                # It stays the next one until its body is complete.
+                pending[0].open()
+            else:
+                pending.popleft()
         if self.feeding or not self.out:
             return
         if not pending:
             self._flush()
-        elif not self.flushing:
+        else:
+            self.send_soon()
+
+    def send_soon(self) -> None:
+        """Send what is on its way out, gathered, at the end of this pass of the loop."""
+        if not self.flushing:
             self.flushing = True
             self.front.loop.call_soon(self._flush)
 
@@ -491,6 +500,10 @@ class Connection(asyncio.Protocol):
         self.attend = True
         if self.deaf_since:
             self.transport.abort()
+        elif self.pending and self.pending[0].stream is not None:
+            # It may go on for ever. Its client comes back for the rest.
+            self._flush()
+            self.transport.close()
         elif not self.pending and not self.target:
             self.close()
 

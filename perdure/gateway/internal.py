@@ -49,6 +49,8 @@ class Endpoint(NamedTuple):
 
     access: Access
     methods: dict[bytes, Act]
+    call_id: str = ""
+    """Of the path of one call: whoever asks for a stream there gets its items."""
 
     @property
     def allow(self) -> bytes:
@@ -87,7 +89,8 @@ class Internal:
             case ["metrics"]:
                 return Endpoint("admin", {b"GET": self._metrics})
             case ["calls", call_id] if call_id:
-                return Endpoint("app", {b"GET": lambda: self._find_call(call_id, query, prefix)})
+                find: dict[bytes, Act] = {b"GET": lambda: self._find_call(call_id, query, prefix)}
+                return Endpoint("app", find, call_id)
             case ["promises", token]:
                 return Endpoint("open", {b"POST": lambda: resolve(self._host, token, request.body)})
             case ["promises", token, "reject"]:

@@ -38,14 +38,37 @@ def answer(
     status: int, headers: Headers, body: bytes, date: bytes, connection: bytes, *, head_only: bool
 ) -> bytes:
     """Any answer. `connection` is the Connection field's value, or empty for none."""
-    parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date]
-    for name, value in headers:
-        parts += (name, b": ", value, b"\r\n")
-    if connection:
-        parts += (b"connection: ", connection, b"\r\n")
+    parts = _head(status, headers, date, connection)
     if status != 204:
         parts.append(b"content-length: %d\r\n" % len(body))
     parts.append(b"\r\n")
     if not head_only:
         parts.append(body)
     return b"".join(parts)
+
+
+def stream_head(
+    status: int, headers: Headers, date: bytes, connection: bytes, *, chunked: bool
+) -> bytes:
+    """The head of an answer whose body comes piece by piece: in chunks, or up to the end of the
+    connection."""
+    parts = _head(status, headers, date, connection)
+    parts.append(b"transfer-encoding: chunked\r\n\r\n" if chunked else b"\r\n")
+    return b"".join(parts)
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+
+
+def chunk(data: bytes) -> bytes:
+    """A piece of a body in chunks; an empty one would be the last."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _head(status: int, headers: Headers, date: bytes, connection: bytes) -> list[bytes]:
+    parts = [_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, date]
+    for name, value in headers:
+        parts += (name, b": ", value, b"\r\n")
+    if connection:
+        parts += (b"connection: ", connection, b"\r\n")
+    return parts
