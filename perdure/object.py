@@ -203,6 +203,8 @@ class Kind:
         self.hibernate_after: float | None = options.get("hibernate_after")
         self.authorizes = getattr(cls, "authorize", None) is not None
         self.creates = cls.on_create is not Object.on_create
+        self.on_request: Handler | None = _on_request(cls)
+        """What answers raw HTTP below the object's path, if the class has it."""
         self.handlers = _handlers(cls, options.get("atomic", False))
         self.read_only = _read_only_twin(cls)
         """The class an object has while a query runs in it; assignment raises there."""
@@ -242,6 +244,18 @@ def kind_of(cls: type[Object]) -> Kind:
 
 _NOT_HANDLERS = frozenset(name for name in dir(Object)) | {"authorize"}
 _IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), frozenset, type, FunctionType)
+
+
+def _on_request(cls: type[Object]) -> Handler | None:
+    function = inspect.getattr_static(cls, "on_request", None)
+    if not isinstance(function, FunctionType):
+        return None
+    if inspect.isasyncgenfunction(function):
+        raise InvalidClass(
+            f"{cls.__name__}.on_request is a generator; it returns a Response",
+            hint="Return a starlette.responses.StreamingResponse around a generator.",
+        )
+    return Handler("on_request", function, cls, atomic=False)
 
 
 def _handlers(cls: type[Object], all_atomic: bool) -> dict[str, Handler]:

@@ -26,6 +26,7 @@ from perdure.errors import InvalidKey, PerdureError, UnknownHandler, UnknownKind
 from perdure.gateway.internal import Internal
 from perdure.gateway.items import ItemsBody, read_last_id, wants_events, wants_items
 from perdure.gateway.problem import Headers, Refusal, Reply, problem, problem_of, problem_of_failure
+from perdure.gateway.raw import RawAnswer, raw_request
 from perdure.gateway.reply import JSON, RESULT, accepted, options
 from perdure.gateway.request import (
     Fields,
@@ -41,6 +42,8 @@ from perdure.gateway.request import (
 from perdure.gateway.stream import Stream
 from perdure.host.following import follow
 from perdure.host.incoming import Answer, IncomingCall
+from perdure.host.raw_requests import pack
+from perdure.journal.entry import HTTP
 from perdure.ref import check_key
 from perdure.serde import Arguments
 from perdure.settings import Settings
@@ -73,13 +76,16 @@ class Respond(Protocol):
 class Route:
     """A handler that can be called from outside, and how often each status was its answer."""
 
-    __slots__ = ("allow", "counts", "decode_json", "handler", "kind", "ok", "query", "streams")
+    __slots__ = ("allow", "counts", "decode_json", "handler", "kind", "long", "ok", "query", "raw")
 
     def __init__(self, kind: Kind, handler: Handler) -> None:
         self.kind = kind
         self.handler = handler
         self.query = handler.query
-        self.streams = handler.streams
+        self.raw = handler is kind.on_request
+        """It answers any request, as HTTP."""
+        self.long = handler.streams or self.raw
+        """It is more than a call and its result."""
         self.decode_json = handler.signature.decode_json
         self.allow = b"GET, HEAD, POST, OPTIONS" if handler.query else b"POST, OPTIONS"
         self.ok = 0
@@ -130,6 +136,11 @@ class Gateway:
             }
             for kind in host.kinds.values()
         }
+        self._raw_routes = {
+            kind.name.encode(): Route(kind, kind.on_request)
+            for kind in host.kinds.values()
+            if kind.on_request is not None
+        }
         self._places: dict[bytes, Place] = {}
         self._counts: dict[int, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -153,7 +164,7 @@ class Gateway:
                         return
                     place = self._locate(target)
                 counted = route = place[0]
-                if route.streams:
+                if route.long:
                     self._take_long_way(request, respond)
                     return
                 args = route.decode_json(request.body)
@@ -161,11 +172,11 @@ class Gateway:
                 path, _, query = target.partition(b"?")
                 place = self._places.get(path) or self._locate(path)
                 counted = route = place[0]
-                if not route.query:
-                    raise _not_allowed(request.method, route.allow)
-                if route.streams:
+                if route.long:
                     self._take_long_way(request, respond)
                     return
+                if not route.query:
+                    raise _not_allowed(request.method, route.allow)
                 args = route.decode(query)
             else:
                 self._take_long_way(request, respond)
@@ -198,14 +209,16 @@ class Gateway:
         if routes is None:
             raise UnknownKind(f"no class {_shown(parts[1])} is served here{_one_of(self._routes)}")
         key = decode_key(parts[2])
-        if len(parts) < 4 or not parts[3]:
+        name = parts[3] if len(parts) > 3 else b""
+        route = routes.get(name) or self._raw_routes.get(parts[1])
+        if route is None and not name:
             raise Refusal(
                 "not-found", "the handler is missing; a call is POST /{Class}/{key}/{handler}"
             )
-        route = routes.get(parts[3])
         if route is None:
-            name = _shown(parts[3])
-            raise UnknownHandler(f"{parts[1].decode()} has no handler {name}{_one_of(routes)}")
+            raise UnknownHandler(
+                f"{parts[1].decode()} has no handler {_shown(name)}{_one_of(routes)}"
+            )
         if not query:
             if len(self._places) >= _PLACES_MAX:
                 self._places.clear()
@@ -231,22 +244,22 @@ class Gateway:
     ) -> None:
         route, key = self._places.get(path) or self._locate(path)
         method = request.method
+        if route.raw:
+            self._take_raw(request, respond, fields, route, key)
+            return
         if method == b"OPTIONS":
             self.answer(respond, route, options(route.allow))
             return
         reads = method in (b"GET", b"HEAD")
         if not (method == b"POST" or (reads and route.query)):
             raise _not_allowed(method, route.allow)
-        if not (reads or request.mounted) and is_of_another_site(fields):
-            # It could not read the answer, but what it calls would happen: with the cookies of
-            # whoever looks at that page, or on the machine where it is looked at. An application
-            # around this one that allows it (CORS) has said so to the browser.
-            raise Refusal("forbidden", "a page of another site may not call objects")
+        if not reads:
+            _refuse_other_sites(request, fields)
 
         def authorized(principal: Any) -> None:
             args = route.decode(query) if reads else route.decode_json(request.body)
             timeout = read_timeout(fields)
-            if route.streams and not wants_async(fields):
+            if route.handler.streams and not wants_async(fields):
                 self._stream(request, respond, fields, route, key, args, principal, timeout)
                 return
             # A query changes nothing and is kept nowhere: there is nothing to find again.
@@ -267,6 +280,38 @@ class Gateway:
                 on_accepted=wait.accepted if keep else None,
             )
             self._call(call)
+
+        self._with_principal(request, respond, route, authorized)
+
+    def _take_raw(
+        self, request: HttpRequest, respond: Respond, fields: Fields, route: Route, key: str
+    ) -> None:
+        """Any request for a class that answers HTTP itself."""
+        if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
+            _refuse_other_sites(request, fields)
+
+        def authorized(principal: Any) -> None:
+            raw = raw_request(request)
+            answer = RawAnswer(self, respond, route)
+            timeout = read_timeout(fields)
+            if timeout is not None:
+                when = self.clock.now_ns() + int(min(timeout, _TIMEOUT_MAX) * NS)
+                self.clock.call_at(when, lambda: answer.timed_out(timeout))
+            self._call(
+                IncomingCall(
+                    route.kind,
+                    key,
+                    route.handler,
+                    # What makes it the same request, where it comes again under one key.
+                    ((raw.method, raw.raw_path, raw.query, raw.body), {}),
+                    pack(raw),
+                    answer.answered,
+                    format=HTTP,
+                    principal=principal,
+                    idempotency_key=read_idempotency_key(fields),
+                    on_item=answer.item,
+                )
+            )
 
         self._with_principal(request, respond, route, authorized)
 
@@ -470,6 +515,14 @@ class _Wait:
         if self._timer is not None:
             self._timer.cancel()
         self._gateway.answer(respond, self._route, reply)
+
+
+def _refuse_other_sites(request: HttpRequest, fields: Fields) -> None:
+    if not request.mounted and is_of_another_site(fields):
+        # It could not read the answer, but what it calls would happen: with the cookies of
+        # whoever looks at that page, or on the machine where it is looked at. An application
+        # around this one that allows it (CORS) has said so to the browser.
+        raise Refusal("forbidden", "a page of another site may not call objects")
 
 
 def decode_key(raw: bytes) -> str:

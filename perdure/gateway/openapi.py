@@ -51,7 +51,19 @@ _PREFER = {
     "schema": {"type": "string"},
     "example": "respond-async",
 }
-_PARAMETERS = {"IdempotencyKey": _IDEMPOTENCY_KEY, "Prefer": _PREFER, "Timeout": _TIMEOUT}
+_LAST_EVENT_ID = {
+    "name": "Last-Event-ID",
+    "in": "header",
+    "description": "The number of the last item that the client has of the call with the same "
+    "`Idempotency-Key`: what follows is sent.",
+    "schema": {"type": "integer", "minimum": 0},
+}
+_PARAMETERS = {
+    "IdempotencyKey": _IDEMPOTENCY_KEY,
+    "LastEventId": _LAST_EVENT_ID,
+    "Prefer": _PREFER,
+    "Timeout": _TIMEOUT,
+}
 
 _ACCEPTED = {
     "description": "Accepted, with `Prefer: respond-async`: the call is durable and will be run.",
@@ -125,6 +137,8 @@ def _path_item(
 
 def _post(kind: Kind, handler: Handler, schema: SignatureSchema) -> dict[str, Any]:
     headers = ["Timeout"] if handler.query else ["IdempotencyKey", "Prefer", "Timeout"]
+    if handler.streams and not handler.query:
+        headers.append("LastEventId")
     operation: dict[str, Any] = {
         **_about(kind, handler, "post"),
         "parameters": [{"$ref": f"#/components/parameters/{name}"} for name in headers],
@@ -208,6 +222,15 @@ def _responses(handler: Handler, result: Schema) -> dict[str, Any]:
         "description": "The result.",
         "content": {_JSON: {"schema": result}},
     }
+    if handler.streams:
+        answer = {
+            "description": "The items, as they come: each an event whose id is its number (from "
+            "1), or a line of JSON.",
+            "content": {
+                "text/event-stream": {"schema": {"type": "string"}},
+                "application/x-ndjson": {"schema": result},
+            },
+        }
     responses: dict[str, Any] = {"200": answer}
     if not handler.query:
         answer["headers"] = _REPLAYED

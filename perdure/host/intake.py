@@ -9,13 +9,13 @@ import zlib
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from perdure.access import Action
+from perdure.access import Action, ActionKind
 from perdure.errors import IdempotencyMismatch, Overloaded
 from perdure.failure import failure_of
 from perdure.host.following import take_up
 from perdure.host.incoming import Acceptance, Answer, IncomingCall, answer_of
 from perdure.host.querying import run_query
-from perdure.journal.entry import PICKLE, Call
+from perdure.journal.entry import HTTP, PICKLE, Call
 from perdure.journal.identity import call_id
 from perdure.ref import Ref
 from perdure.serde import to_json
@@ -141,7 +141,10 @@ def _authorized(activation: Activation, call: IncomingCall, now: int) -> bool:
     """Ask the object's own `authorize`, on its memory as it is."""
     machine = activation.machine
     ref = Ref(machine.kind.name, machine.key)
-    action = Action("query" if call.handler.query else "call", ref, call.handler.name)
+    kind: ActionKind = "query" if call.handler.query else "call"
+    if call.format == HTTP:
+        kind = "request"
+    action = Action(kind, ref, call.handler.name)
     try:
         authorize = machine.kind.cls.authorize  # type: ignore[attr-defined]
         run_query(machine, authorize, ((call.principal, action), {}), now, deep=False)

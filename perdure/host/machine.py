@@ -30,9 +30,11 @@ from perdure.host.failures import (
     raised_by,
     skipped_error,
 )
+from perdure.host.raw_requests import answer_request
 from perdure.host.records import AskedStream, Kept, Running
 from perdure.host.task import Future, Task
 from perdure.journal.entry import (
+    HTTP,
     PICKLE,
     Answered,
     Call,
@@ -262,7 +264,8 @@ class Machine(Asking):
 
     def _begin(self, event: Call, arguments: Arguments | None) -> None:
         """Run a handler to its end or to its first wait."""
-        handler = self.kind.handlers.get(event.handler)
+        raw = event.format == HTTP
+        handler = self.kind.on_request if raw else self.kind.handlers.get(event.handler)
         if handler is None:
             error = UnknownHandler(f"{self.kind.name} has no handler {event.handler!r}")
             self._answer(event, None, failure_of(error), error)
@@ -270,14 +273,19 @@ class Machine(Asking):
         self.call = event
         context = contextvars.Context()
         try:
-            if arguments is None:
+            if raw:
+                arguments = (), {}
+            elif arguments is None:
                 arguments = decode_arguments(handler.signature, event)
             args, kwargs = arguments
-            if not (handler.awaits or handler.streams):
+            if not (handler.awaits or handler.streams or raw):
                 result = context.run(handler.function, self.instance, *args, **kwargs)
                 self._answer(event, result, None, None)
                 return
-            code = handler.function(self.instance, *args, **kwargs)
+            if raw:
+                code: Any = answer_request(self, event)
+            else:
+                code = handler.function(self.instance, *args, **kwargs)
             if handler.streams:
                 streams.begin(self, event)
                 code = streams.drive(self, event, code)
@@ -410,9 +418,10 @@ class Machine(Asking):
         body = b""
         if failure is None:
             try:
-                # Both check the annotation; what the caller gets is what the class promises.
-                handler = self.kind.handlers[event.handler]
-                if handler.streams:
+                # All check the annotation; what the caller gets is what the class promises.
+                if event.format == HTTP:
+                    body = result
+                elif (handler := self.kind.handlers[event.handler]).streams:
                     # The items were the result.
                     body = heap.dumps(None) if pickled else b"null"
                 elif pickled:

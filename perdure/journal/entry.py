@@ -16,6 +16,9 @@ JSON = 0
 PICKLE = 1
 """The body was pickled by an object or a program of the same app (suspend/heap.py)."""
 
+HTTP = 2
+"""The body is a whole HTTP request for `on_request` (host/raw_requests.py)."""
+
 BODY_KEPT_MAX = 1024
 """An answer longer than this is recorded by its length and checksum: replay gives it again."""
 
