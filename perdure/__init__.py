@@ -3,6 +3,7 @@
 from typing import TYPE_CHECKING
 
 from perdure.access import Action
+from perdure.attempt import heartbeat, step_id, step_items
 from perdure.errors import (
     AuthorError,
     BadApp,
@@ -47,11 +48,12 @@ from perdure.errors import (
     UnknownPromise,
 )
 from perdure.inside import Current
+from perdure.limits import Limit
 from perdure.object import Object, Transient, atomic, query, transient
 from perdure.promise import Promise
 from perdure.ref import current, delete, send
 from perdure.settings import Settings
-from perdure.steps import Retry, step, step_id
+from perdure.steps import Retry, step
 from perdure.waiting import sleep, sleep_until, wait_until
 
 if TYPE_CHECKING:
@@ -81,6 +83,7 @@ __all__ = [
     "InvalidClass",
     "InvalidKey",
     "JournalCorrupt",
+    "Limit",
     "MethodNotAllowed",
     "NotSerializable",
     "Object",
@@ -112,12 +115,14 @@ __all__ = [
     "atomic",
     "current",
     "delete",
+    "heartbeat",
     "query",
     "send",
     "sleep",
     "sleep_until",
     "step",
     "step_id",
+    "step_items",
     "transient",
     "wait_until",
 ]

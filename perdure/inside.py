@@ -54,8 +54,27 @@ class Inside(Protocol):
         step_id: str,
         attempt: int,
         timeout: float | None,
+        once: bool = False,
+        stream: Given | None = None,
     ) -> asyncio.Future[Any]:
-        """Run one attempt of a step outside; the future gives what it returned or raised."""
+        """Run one attempt of a step outside; the future gives what it returned or raised.
+
+        `once`: it must not be begun a second time. `stream` takes what it gives on the way.
+        """
+        ...
+
+    def open_stream(self) -> Given:
+        """A place for the items of a streaming step."""
+        ...
+
+    def step_failed(
+        self, name: str, step_id: str, attempt: int, error: Exception, again_in_s: float | None
+    ) -> None:
+        """Note that an attempt has failed, and when the next one comes, to be seen in `show`."""
+        ...
+
+    def step_goes_on(self, step_id: str) -> None:
+        """The wait for the next attempt is over."""
         ...
 
     def next_step_id(self) -> str: ...
@@ -91,6 +110,22 @@ class Inside(Protocol):
         ...
 
     def current(self) -> Current: ...
+
+
+class Given(Protocol):
+    """What a streaming step has given, in the order of its giving."""
+
+    def has_item(self) -> bool:
+        """Whether there is one that was not taken."""
+        ...
+
+    def take(self) -> Any:
+        """The next one."""
+        ...
+
+    def wait(self) -> asyncio.Future[None]:
+        """Done when there is one, or the attempt has ended."""
+        ...
 
 
 class Current:

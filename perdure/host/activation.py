@@ -37,8 +37,11 @@ from perdure.host.intake import admit, overloaded
 from perdure.host.load import load
 from perdure.host.machine import Machine
 from perdure.host.snapshots import newest_seq
+from perdure.host.stepping import EVENTS as STEP_EVENTS
+from perdure.host.stepping import awaited
 from perdure.journal.codec import Message, encode_entry
 from perdure.journal.entry import (
+    ARGUMENTS_KEPT_MAX,
     BODY_KEPT_MAX,
     Answered,
     Call,
@@ -52,10 +55,10 @@ from perdure.journal.entry import (
     Sent,
     Settled,
     StepAsked,
-    StepDone,
     StepDropped,
     Yielded,
     shortened,
+    without_arguments,
 )
 from perdure.journal.log import Output, source_of
 from perdure.object import Kind
@@ -271,8 +274,8 @@ class Activation:
     def _awaited(self, event: Event) -> bool:
         """Whether an event from inside still has to be taken. It may be offered twice: after a
         commit that failed, and when an object comes back."""
-        if type(event) is StepDone:
-            return event.number in (self.machine.steps or ())
+        if type(event) in STEP_EVENTS:
+            return awaited(self.machine, event)  # type: ignore[arg-type]
         source = source_of(event)
         return source is None or self.host.log.undelivered(source)
 
@@ -357,10 +360,16 @@ class Activation:
                 messages.append(Message(MessageId(oid, seq, index), command))
             elif type(command) is StepAsked:
                 outputs.append(host.effects.output(self, command))
+                if len(command.body) > ARGUMENTS_KEPT_MAX:
+                    commands[index] = without_arguments(command)
             elif type(command) is StepDropped:
-                host.effects.drop(oid, command.number)
+                outputs.append(host.effects.dropping(oid, command))
             elif type(command) is Promised or type(command) is Settled:
                 host.inbox.note(oid, seq, machine.now_ns, command)
+        if call is None and type(event) in STEP_EVENTS:
+            taken = host.effects.taken(oid, seq, event)  # type: ignore[arg-type]
+            if taken is not None:
+                outputs.append(taken)
         wake_at = self.wake_at if undone else machine.wake_at()
         entry = encode_entry(
             Entry(
@@ -396,6 +405,8 @@ class Activation:
         self.last_lsn = log.append(oid, entry, outputs, delivered)
         if machine.timers is not None:
             self.set_alarm()
+        if host.effects.blocked:
+            host.effects.turned(oid)
         if undone or machine.tainted:
             self.reload()
         if messages is not None:

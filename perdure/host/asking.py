@@ -11,15 +11,15 @@ import contextvars
 from collections.abc import Callable
 from typing import Any, ClassVar
 
-from perdure.errors import ReadOnlyError
-from perdure.host import promises, watching
+from perdure.errors import JournalCorrupt, ReadOnlyError
+from perdure.host import promises, stepping, watching
 from perdure.host.chance import Chance
 from perdure.host.loop import ObjectLoop, TimerHandle
-from perdure.host.records import Asked, AskedStream, Waited
+from perdure.host.records import Asked, AskedStream, StepNotes, Waited
 from perdure.host.streams import Items
 from perdure.host.task import Future
 from perdure.host.watching import Watch
-from perdure.inside import Current
+from perdure.inside import Current, Given
 from perdure.journal.entry import PICKLE, Call, Command, Ended, Sent, StepAsked, StepDropped
 from perdure.journal.identity import call_id, oid_of
 from perdure.object import Kind
@@ -34,11 +34,18 @@ NOTHING: list[Command] = []
 class Surroundings:
     """What all machines of a host have in common."""
 
-    __slots__ = ("debug", "outer", "secret")
+    __slots__ = ("blob", "debug", "outer", "secret")
 
     def __init__(
-        self, secret: bytes, outer: asyncio.AbstractEventLoop | None, *, debug: bool = False
+        self,
+        secret: bytes,
+        outer: asyncio.AbstractEventLoop | None,
+        *,
+        debug: bool = False,
+        blob: Callable[[int, str], bytes] | None = None,
     ) -> None:
+        self.blob: Callable[[int, str], bytes] = blob if blob is not None else _no_blobs
+        """What rests beside the journal of an object, by its number and the blob's name."""
         self.debug = debug
         """Whether the traceback of a call that fails is kept for its caller."""
         self.secret = secret
@@ -62,6 +69,7 @@ class Asking(ObjectLoop):
         "promises",
         "read_only",
         "seq",
+        "step_notes",
         "steps",
         "surroundings",
         "watches",
@@ -84,6 +92,7 @@ class Asking(ObjectLoop):
         """The last number of the life before this one: promises up to it ended with it."""
         self.watches: list[Watch] | None = None
         """Who waits for a change of the object's own state."""
+        self.step_notes: StepNotes | None = None
         self.commands: list[Command] = NOTHING
         """What the running turn has asked for, in order."""
         self.read_only = False
@@ -155,17 +164,18 @@ class Asking(ObjectLoop):
         step_id: str,
         attempt: int,
         timeout: float | None,
+        once: bool = False,
+        stream: Given | None = None,
     ) -> Future:
         """Ask for one attempt of a step."""
         self._changes(f"run the step {name}")
         future = Future(loop=self)
-        asked = StepAsked(
-            future.number, name, _arguments(args, kwargs), step_id, attempt, timeout or 0.0
-        )
+        body = _arguments(args, kwargs)
+        asked = StepAsked(future.number, name, body, step_id, attempt, timeout or 0.0, once)
         self.commands.append(asked)
         if self.steps is None:
             self.steps = {}
-        self.steps[future.number] = Waited(future, asked, self.now_ns)
+        self.steps[future.number] = Waited(future, asked, self.now_ns, stream)
         future.add_done_callback(self._step_left)
         return future
 
@@ -184,6 +194,16 @@ class Asking(ObjectLoop):
     withdraw_promise = promises.withdraw
     settle_promise = promises.send
     watch = watching.watch
+
+    # --- more about steps, in stepping.py
+
+    open_stream = stepping.open_stream
+    step_failed = stepping.note_failed
+    step_goes_on = stepping.note_goes_on
+
+    def blob(self, name: str) -> bytes:
+        """What rests under a name beside the journal."""
+        return self.surroundings.blob(self.oid, name)
 
     def next_step_id(self) -> str:
         self.number += 1
@@ -230,6 +250,10 @@ class Asking(ObjectLoop):
 
     def _call_id(self, kind: str, key: str) -> str:
         return call_id(oid_of(kind, key), f"{self.oid:x}.{self.seq}.{len(self.commands)}")
+
+
+def _no_blobs(oid: int, name: str) -> bytes:
+    raise JournalCorrupt(f"the blob {name} of object {oid:016x} cannot be read here")
 
 
 def _arguments(args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:

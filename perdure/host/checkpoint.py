@@ -24,7 +24,7 @@ from perdure.host.snapshots import newest_seq, promotable, take_snapshot, worth_
 from perdure.journal import codec
 from perdure.journal.entry import Call, Ended, Timetable
 from perdure.ref import parse_address
-from perdure.store.base import Checkpoint, ObjectRow, Segment, Stored, Suspended
+from perdure.store.base import Blob, Checkpoint, ObjectRow, Segment, Stored, Suspended
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -105,6 +105,7 @@ class Checkpointer:
             rows: list[ObjectRow] = []
             segments: list[Segment] = []
             suspended: list[Suspended] = []
+            blobs: list[Blob] = []
             lsn = log.tail
             for oid in oids:
                 entries = log.older_entries.get(oid, [])
@@ -113,6 +114,11 @@ class Checkpointer:
                 row, stored, at = await self._row(oid, entries)
                 lsn = max(lsn, at)
                 rows.append(row)
+                blobs += [
+                    Blob(oid, name, seq)
+                    for name, seq in log.blobs.get(oid, {}).items()
+                    if seq <= row.last
+                ]
                 if stored is not None and stored.suspended is not None:
                     suspended.append(stored.suspended)
             await log.durable(lsn)
@@ -129,6 +135,7 @@ class Checkpointer:
                     forget=forget,
                     promises=promises,
                     settled=settled,
+                    blobs=blobs,
                 )
             )
             self._host.inbox.written(lasts)

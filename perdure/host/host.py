@@ -28,6 +28,7 @@ from perdure.errors import (
 from perdure.host.activation import Activation, State
 from perdure.host.alarms import FOREVER_NS, HORIZON_NS, Alarms
 from perdure.host.asking import Surroundings
+from perdure.host.blobs import Blobs
 from perdure.host.checkpoint import Checkpointer
 from perdure.host.delivery import RETRY_S, Delivery
 from perdure.host.effects import Effects
@@ -113,6 +114,8 @@ class Host:
         self.log: PartitionLog
         self.alarms = Alarms(self.clock, self._ring)
         self.delivery = Delivery(self)
+        self.blobs = Blobs(self)
+        self.surroundings.blob = self.blobs.read
         self.effects = Effects(self)
         self.quarantine = Quarantine(self, deaths)
         self.inbox = Inbox()
@@ -154,6 +157,7 @@ class Host:
         for oid, entry in self.log.recover(await self.store.tail(0, claim.checkpoint)):
             wake[oid] = entry.wake_at
             self.inbox.recover(oid, entry)
+        await self.blobs.start()
         await self.quarantine.start()
         await self._scan_due(skip=wake.keys())
         for oid, wake_at in wake.items():
@@ -219,6 +223,7 @@ class Host:
             del table[machine.key]
         if self._by_oid.get(machine.oid) is activation:
             del self._by_oid[machine.oid]
+            self.blobs.let_go_of(machine.oid)
 
     def left(self, activation: Activation) -> None:
         """An activation has hibernated or was evicted: remember when to wake it."""

@@ -14,7 +14,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from perdure.errors import CallError, DivergenceError, JournalCorrupt
+from perdure.host.blobs import BlobElsewhere, named_in, named_in_segments
 from perdure.host.replay import replay_segments, replay_tail
+from perdure.host.stepping import untaken_blobs
+from perdure.journal import codec
 from perdure.store.base import ObjectRow, Stored
 from perdure.suspend import heap
 
@@ -68,6 +71,9 @@ def _loaded(activation: Activation, stored: Stored | None) -> None:
         host.slot.begin(machine.address, REBUILD)
     try:
         replayed = _build(activation, stored)
+    except BlobElsewhere as error:
+        host.keep(_fetch_and_load(activation, stored, error.name))
+        return
     except Exception as error:
         if stored is None or not rests_on_code(stored):
             activation.unusable(error)
@@ -83,6 +89,24 @@ def _loaded(activation: Activation, stored: Stored | None) -> None:
     base_seq = stored.row.seq if stored is not None else 0
     suspended = stored.suspended if stored is not None else None
     activation.begin(replayed, base_seq, suspended.seq if suspended is not None else base_seq)
+
+
+async def _fetch_and_load(activation: Activation, stored: Stored | None, name: str) -> None:
+    """Load again, with all blobs at hand that this load may need."""
+    host, oid = activation.host, activation.machine.oid
+    names = {name, *untaken_blobs(activation.machine)}
+    try:
+        names |= named_in_segments(stored.segments if stored is not None else [])
+        for body in host.log.entries_of(oid):
+            names.add(named_in(codec.decode_entry(body)))
+        await host.blobs.fetch(oid, names - {""})
+    except Exception as error:
+        if activation.is_loading():
+            activation.unusable(error)
+        return
+    if activation.is_loading():
+        activation.renew_machine()
+        activation.load()
 
 
 def rests_on_code(stored: Stored) -> bool:
@@ -102,6 +126,8 @@ def _build(activation: Activation, stored: Stored | None) -> int:
         newest = stored.suspended.body if stored.suspended is not None else stored.row.snapshot
         if newest is not None:
             heap.load_heap(machine, newest)
+            for name in untaken_blobs(machine):
+                machine.blob(name)
         replayed = replay_segments(machine, stored.segments)
     return replayed + replay_tail(machine, activation.host.log.entries_of(machine.oid))
 
@@ -141,6 +167,11 @@ async def _replay_from(activation: Activation, row: ObjectRow | None) -> tuple[i
         heap.load_heap(machine, row.snapshot)
     base_seq = machine.seq
     replayed = 0
+    if host.blobs.elsewhere:
+        tail = [named_in(codec.decode_entry(body)) for body in host.log.entries_of(machine.oid)]
+        names = {*tail, *untaken_blobs(machine)} - {""}
+        await host.blobs.fetch(machine.oid, names)
     while segments := await host.store.history(host.log.part, machine.oid, machine.seq, _PAGE):
+        await host.blobs.fetch_for(machine.oid, segments)
         replayed += replay_segments(machine, segments)
     return replayed + replay_tail(machine, host.log.entries_of(machine.oid)), base_seq

@@ -21,18 +21,18 @@ from perdure.errors import (
     UnknownHandler,
 )
 from perdure.failure import Failure, exception_of, failure_of
-from perdure.host import promises, streams, watching
+from perdure.host import promises, stepping, streams, watching
 from perdure.host.asking import Asking, Surroundings
 from perdure.host.failures import (
     decode_failure,
     encode_failure,
     pickled_failure,
-    raised_by,
     skipped_error,
 )
 from perdure.host.raw_requests import answer_request
 from perdure.host.records import AskedStream, Kept, Running
-from perdure.host.task import Future, Task
+from perdure.host.stepping import resolve
+from perdure.host.task import Task
 from perdure.journal.entry import (
     HTTP,
     PICKLE,
@@ -49,7 +49,6 @@ from perdure.journal.entry import (
     Sent,
     Skipped,
     Started,
-    StepDone,
     StepDropped,
 )
 from perdure.object import Kind, Object
@@ -345,7 +344,7 @@ class Machine(Asking):
         if not self.asked:
             self.asked = None
         if asked is not None:
-            _resolve(asked.future, event.ok, event.body)
+            resolve(asked.future, event.ok, event.body)
 
     def _item(self, event: Item) -> None:
         asked = self.asked.get(event.number) if self.asked else None
@@ -354,13 +353,6 @@ class Machine(Asking):
 
     def _fired(self, event: Fired) -> None:
         self.fire_timers()
-
-    def _step_done(self, event: StepDone) -> None:
-        waited = self.steps.pop(event.number, None) if self.steps else None
-        if not self.steps:
-            self.steps = None
-        if waited is not None:
-            _resolve(waited.future, event.ok, event.body)
 
     def _refused(self, event: Refused) -> None:
         for call in self.queue or ():
@@ -379,7 +371,8 @@ class Machine(Asking):
             running = [call.event for call in (self.running or {}).values()]
             for call in [*running, *(self.queue or ())]:
                 self._answer(call, None, failure, error)
-            for number in self.steps or ():
+            steps, self.steps = self.steps, None
+            for number in steps or ():
                 self.commands.append(StepDropped(number))
             self._forget_everything()
         if event.answer_to:
@@ -404,7 +397,8 @@ class Machine(Asking):
         self.timers = None
         self.cancelled_timers = 0
         self.tasks = None
-        self.running = self.asked = self.steps = self.kept = self.streamed = None
+        self.running = self.asked = self.steps = self.step_notes = self.kept = None
+        self.streamed = None
         self.holder = self.queue = None
         self.creating = False
 
@@ -499,7 +493,7 @@ EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Reply: Machine._reply,
     Item: Machine._item,
     Fired: Machine._fired,
-    StepDone: Machine._step_done,
+    **stepping.EVENTS,
     Refused: Machine._refused,
     Ended: Machine._end,
     Skipped: Machine._skipped,
@@ -515,12 +509,3 @@ def decode_arguments(signature: Signature, event: Call) -> Arguments:
         args, kwargs = heap.loads(event.body)
         return signature.bind(args, kwargs)
     return signature.decode_json(event.body)
-
-
-def _resolve(future: Future, ok: bool, body: bytes) -> None:
-    if future.done():
-        return
-    if ok:
-        future.set_result(heap.loads(body))
-    else:
-        future.set_exception(raised_by(decode_failure(body)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from perdure.host.streams import Items
 from perdure.host.task import Future, Task
 from perdure.journal.entry import Answered, Call, StepAsked
@@ -51,12 +53,55 @@ class AskedStream(Asked):
 class Waited:
     """A step that was asked for and has not ended."""
 
-    __slots__ = ("asked", "future", "since")
+    __slots__ = ("asked", "begun", "future", "since", "stream")
 
-    def __init__(self, future: Future, asked: StepAsked, since: int) -> None:
+    def __init__(
+        self, future: Future, asked: StepAsked, since: int, stream: Any = None
+    ) -> None:
         self.future = future
         self.asked = asked
         self.since = since
+        self.begun = False
+        """Of a step with repeat=False: it may have happened."""
+        self.stream = stream
+        """The Stream (stepping.py) of a step that gives items."""
+
+    def __setstate__(self, state: Any) -> None:
+        # A snapshot of 0.1 has neither of these.
+        self.begun = False
+        self.stream = None
+        for name, value in state[1].items():
+            setattr(self, name, value)
+
+
+class Failed:
+    """An attempt of a step that failed: it waits for the next one, or was the last."""
+
+    __slots__ = ("again_at", "at", "attempt", "error", "id", "name")
+
+    def __init__(
+        self, name: str, id_: str, attempt: int, error: str, at: int, again_at: int
+    ) -> None:
+        self.name = name
+        self.id = id_
+        self.attempt = attempt
+        self.error = error
+        """Class and text of the exception."""
+        self.at = at
+        self.again_at = again_at
+        """When the next attempt comes; 0: there is none."""
+
+
+class StepNotes:
+    """What is told of steps and decides nothing."""
+
+    __slots__ = ("failed", "retrying")
+
+    def __init__(self) -> None:
+        self.retrying: dict[str, Failed] = {}
+        """Steps between two attempts, by id."""
+        self.failed: list[Failed] = []
+        """The last ones that failed for good, the newest last."""
 
 
 class Kept:

@@ -125,6 +125,7 @@ async def promotable(host: Host, stored: Stored) -> bool:
             page = await host.store.history(host.log.part, row.oid, machine.seq, _PAGE)
             if not page:
                 return False
+            await host.blobs.fetch_for(row.oid, page)
             replay_segments(machine, page)
     except PerdureError as error:
         logger.warning("a snapshot stays a cache", object=machine.address, why=str(error))

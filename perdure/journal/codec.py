@@ -3,6 +3,7 @@
     chunk, segment   magic b"pC" | format u16 | crc32 u32 of what follows | frame ...
       frame          length u32 | oid u64 | entry as msgpack, `length` bytes
     message          magic b"pM" | format u16 | crc32 u32 of what follows | msgpack Message
+    blob             magic b"pB" | format u16 | crc32 u32 of what follows | the body
 
 All numbers are little-endian. A chunk holds the entries of one commit, in the order of the log; a
 segment those of one object, in the order of seq. A checksum that fails raises JournalCorrupt with
@@ -26,6 +27,7 @@ _HEADER = struct.Struct("<2sHI")
 FRAME = struct.Struct("<IQ")
 _CHUNK = b"pC"
 _MESSAGE = b"pM"
+_BLOB = b"pB"
 
 _encoder = msgspec.msgpack.Encoder()
 _decode_entry = msgspec.msgpack.Decoder(Entry).decode
@@ -93,6 +95,16 @@ def read_message(body: bytes, place: str) -> Message:
         return _decode_message(opened)
     except Exception as error:
         raise corrupt(place, f"a message cannot be read: {error}") from error
+
+
+def write_blob(body: bytes) -> bytes:
+    """What rests beside the journal since it is too large for it."""
+    return _seal(_BLOB, body)
+
+
+def read_blob(sealed: bytes, place: str) -> bytes:
+    """The body of a blob. Raises JournalCorrupt naming `place`."""
+    return bytes(_open(_BLOB, sealed, place))
 
 
 def _seal(magic: bytes, body: bytes) -> bytes:

@@ -22,6 +22,9 @@ HTTP = 2
 BODY_KEPT_MAX = 1024
 """An answer longer than this is recorded by its length and checksum: replay gives it again."""
 
+ARGUMENTS_KEPT_MAX = 64 * 1024
+"""The same for the arguments of a step. Shorter ones are kept for whoever reads the journal."""
+
 
 class MessageId(msgspec.Struct, array_like=True, frozen=True):
     """Names a message between objects for ever: command `index` of turn `seq` of the sender."""
@@ -94,6 +97,26 @@ class StepDone(msgspec.Struct, array_like=True, frozen=True, tag="step"):
     ok: bool
     body: bytes
     """A pickled result, or a Failure as JSON with the exception pickled inside."""
+    blob: str = ""
+    """Where a body rests that is too large for the journal; `body` is empty then."""
+
+
+class StepBegun(msgspec.Struct, array_like=True, frozen=True, tag="begun"):
+    """An attempt that must not be repeated is about to begin: from here on it may have happened."""
+
+    number: int
+
+
+class StepItem(msgspec.Struct, array_like=True, frozen=True, tag="gave"):
+    """A streaming step has given an item."""
+
+    number: int
+    index: int
+    """From 0, over all attempts of the step."""
+    body: bytes
+    """Pickled."""
+    blob: str = ""
+    """As in StepDone."""
 
 
 class Started(msgspec.Struct, array_like=True, frozen=True, tag="started"):
@@ -166,6 +189,8 @@ Event = (
     | Item
     | Fired
     | StepDone
+    | StepBegun
+    | StepItem
     | Refused
     | Ended
     | Skipped
@@ -221,6 +246,11 @@ class StepAsked(msgspec.Struct, array_like=True, frozen=True, tag="ask"):
     attempt: int
     timeout_s: float
     """For this attempt; 0: none."""
+    once: bool = False
+    """Never tried a second time by itself: `repeat=False`."""
+    size: int = 0
+    checksum: int = 0
+    """Of arguments that were left out for their length: a replay gives them again."""
 
 
 class StepDropped(msgspec.Struct, array_like=True, frozen=True, tag="drop"):
@@ -284,3 +314,9 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
 def shortened(answered: Answered) -> Answered:
     """A long answer as an entry keeps it: its length and checksum."""
     return Answered(answered.id, answered.ok, b"", len(answered.body), zlib.crc32(answered.body))
+
+
+def without_arguments(asked: StepAsked) -> StepAsked:
+    """A step with long arguments as an entry keeps it: their length and checksum."""
+    size, checksum = len(asked.body), zlib.crc32(asked.body)
+    return msgspec.structs.replace(asked, body=b"", size=size, checksum=checksum)

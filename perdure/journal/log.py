@@ -29,7 +29,7 @@ from perdure.errors import (
 )
 from perdure.journal import codec
 from perdure.journal.codec import Message
-from perdure.journal.entry import Entry, MessageId, Sent
+from perdure.journal.entry import Entry, MessageId, Sent, StepDone, StepItem
 from perdure.store.base import Batch, Claim, Store
 
 RETRY_AFTER_FULL_S = 0.5
@@ -73,6 +73,8 @@ class PartitionLog:
         """When the oldest entry of the tail was appended; 0: the tail is empty."""
         self.outbox: dict[MessageId, tuple[int, Message]] = {}
         """Messages sent and not durably delivered, each with the chunk that sent it; in order."""
+        self.blobs: dict[int, dict[str, int]] = {}
+        """What entries of the tail name that rests beside it: by object, each with its turn."""
         self.commits = 0
         self.entries = 0
         self._store = store
@@ -121,6 +123,9 @@ class PartitionLog:
         source = source_of(entry.event)
         if source is not None:
             self.outbox.pop(source, None)
+        event = entry.event
+        if isinstance(event, StepDone | StepItem) and event.blob:
+            self.blobs.setdefault(oid, {})[event.blob] = entry.seq
         for index, command in enumerate(entry.commands):
             if type(command) is Sent:
                 message = Message(MessageId(oid, entry.seq, index), command)
@@ -384,10 +389,17 @@ class PartitionLog:
 
     def drop_older(self, upto: int) -> None:
         """The checkpoint is on disk: its entries are in history now."""
+        for oid in self.blobs.keys() & self._older.keys():
+            self._drop_blobs(oid, codec.decode_entry(self._older[oid][-1]).seq)
         self._older = {}
         self.checkpoint = upto
         self.tail_bytes = sum(len(body) for entries in self._recent.values() for body in entries)
         self.tail_since_ns = self._clock.now_ns() if self.tail_bytes else 0
+
+    def _drop_blobs(self, oid: int, upto: int) -> None:
+        self.blobs[oid] = {name: seq for name, seq in self.blobs[oid].items() if seq > upto}
+        if not self.blobs[oid]:
+            del self.blobs[oid]
 
     def keep_older(self) -> None:
         """The checkpoint failed: its entries stay in the tail."""

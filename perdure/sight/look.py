@@ -31,7 +31,9 @@ from perdure.journal.entry import (
     Resolved,
     Skipped,
     Started,
+    StepBegun,
     StepDone,
+    StepItem,
     Timetable,
 )
 from perdure.journal.identity import oid_of
@@ -319,7 +321,11 @@ def _event(entry: Entry) -> tuple[str, str]:
         case Item():
             return "item", f"{event.index} {short_body(event.body, 400)}"
         case StepDone():
-            return "step", short_body(event.body, 400)
+            return "step", (event.blob and "a large result") or short_body(event.body, 400)
+        case StepItem():
+            return "item", (event.blob and "a large item") or short_body(event.body, 400)
+        case StepBegun():
+            return "begin", "a step that is not repeated"
         case Fired():
             return "timer", ""
         case Refused():

@@ -128,6 +128,15 @@ class PromiseRow(NamedTuple):
     """When it ends by itself; 0: never. As `since`, in nanoseconds since 1970."""
 
 
+class Blob(NamedTuple):
+    """That a turn of history names what rests beside it: `put_blob` was told no turn."""
+
+    oid: int
+    name: str
+    seq: int
+    """The last turn that names it. It goes when that turn is forgotten."""
+
+
 class Stored(NamedTuple):
     """A cold object: its row, and the history behind its newest snapshot."""
 
@@ -163,7 +172,10 @@ class Checkpoint:
     """Each takes the place of the one before it. A row that does not keep its stored snapshot
     drops the one of its object, unless the slice brings another."""
     forget: Sequence[tuple[int, int]] = ()
-    """(oid, seq): the object's segments that end at or before that turn are removed."""
+    """(oid, seq): the object's segments that end at or before that turn are removed, and the blobs
+    whose `seq` is at or before it."""
+    blobs: Sequence[Blob] = ()
+    """Blobs that turns in history name."""
     promises: Sequence[PromiseRow] = ()
     """Replace those of the same token."""
     settled: Sequence[str] = ()
@@ -259,6 +271,31 @@ class Store(Protocol):
         limit: int,
     ) -> list[PromiseRow]:
         """Open promises in the order of (since, token) behind `after`: all, or those that fit."""
+        ...
+
+    def put_blob(
+        self, part: int, epoch: int, oid: int, name: str, body: bytes
+    ) -> asyncio.Future[bool]:
+        """Keep something too large for the log; False, and nothing written, for a deposed owner.
+
+        Done means on disk: an entry that names it is committed afterwards. One of the same name
+        is replaced. Nobody names it until a checkpoint says so. Raises (in the future) StoreFull
+        or StoreUnavailable. May be done already.
+        """
+        ...
+
+    def get_blob(self, part: int, oid: int, name: str) -> asyncio.Future[bytes | None]:
+        """What was put under the name, or None. May be done already."""
+        ...
+
+    async def unnamed_blobs(self, part: int) -> list[tuple[int, str]]:
+        """(oid, name) of each blob that no checkpoint has named, in that order."""
+        ...
+
+    async def drop_blobs(
+        self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]
+    ) -> bool:
+        """Remove blobs, by (oid, name); False, and nothing removed, for a deposed owner."""
         ...
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:

@@ -51,6 +51,7 @@ class MemoryStore:
         self._suspended: dict[int, Suspended] = {}
         self._promises: dict[str, PromiseRow] = {}
         self._versions: dict[str, bytes] = {}
+        self._blobs: dict[tuple[int, str], tuple[int, int, bytes]] = {}
         self._commits = 0
         self._committed_bytes = 0
 
@@ -118,9 +119,19 @@ class MemoryStore:
             self._suspended[suspended.oid] = suspended
         for segment in slice_.segments:
             self._segments.setdefault(segment.oid, {})[segment.first] = segment
+        for oid, name, seq in slice_.blobs:
+            if (oid, name) in self._blobs:
+                part, _, body = self._blobs[oid, name]
+                self._blobs[oid, name] = (part, seq, body)
         for oid, upto in slice_.forget:
             kept = self._segments.get(oid, {})
             self._segments[oid] = {n: one for n, one in kept.items() if one.last > upto}
+            gone = [
+                place for place, (_, seq, _) in self._blobs.items()
+                if place[0] == oid and 0 < seq <= upto
+            ]
+            for place in gone:
+                del self._blobs[place]
         for token in slice_.settled:
             self._promises.pop(token, None)
         self._promises |= {promise.token: promise for promise in slice_.promises}
@@ -182,6 +193,36 @@ class MemoryStore:
             and (after is None or (row.since, row.token) > after)
         ]
         return sorted(found)[:limit]
+
+    def put_blob(
+        self, part: int, epoch: int, oid: int, name: str, body: bytes
+    ) -> asyncio.Future[bool]:
+        """Keep it at once."""
+        if not self._owns(part, epoch):
+            return _done(False)
+        self._blobs[oid, name] = (part, 0, body)
+        return _done(True)
+
+    def get_blob(self, part: int, oid: int, name: str) -> asyncio.Future[bytes | None]:
+        """What was put, or None."""
+        home, _, body = self._blobs.get((oid, name), (None, 0, None))
+        return _done(body if home == part else None)
+
+    async def unnamed_blobs(self, part: int) -> list[tuple[int, str]]:
+        """By looking at every blob."""
+        return sorted(
+            place for place, (home, seq, _) in self._blobs.items() if home == part and seq == 0
+        )
+
+    async def drop_blobs(
+        self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]
+    ) -> bool:
+        """Remove them at once."""
+        if not self._owns(part, epoch):
+            return False
+        for place in blobs:
+            self._blobs.pop(place, None)
+        return True
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """Once for each version."""

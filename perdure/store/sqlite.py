@@ -22,7 +22,7 @@ from typing import Any, NoReturn, TypeVar
 
 from perdure.clock import RealClock
 from perdure.errors import StoreUnavailable
-from perdure.store import sqlite_promises
+from perdure.store import sqlite_blobs, sqlite_promises
 from perdure.store import sqlite_sql as sql
 from perdure.store.base import (
     Batch,
@@ -260,7 +260,7 @@ class SqliteStore:
         size += sum(len(body) for body in slice_.outbox)
         size += sum(len(suspended.body) for suspended in slice_.suspended)
         count = len(slice_.rows) + len(slice_.segments) + len(slice_.outbox)
-        count += len(slice_.suspended) + len(slice_.forget)
+        count += len(slice_.suspended) + len(slice_.forget) + len(slice_.blobs)
         count += len(slice_.promises) + len(slice_.settled)
         self._wal_pages += 2 * count + size // _PAGE
         small = count <= _SMALL_SLICE_COUNT and size <= _SMALL_SLICE_BYTES
@@ -313,6 +313,7 @@ class SqliteStore:
         self._put(sql.PUT_SUSPENDED, slice_.suspended)
         self._put(sql.PUT_SEGMENT, slice_.segments)
         self._writer.executemany(sql.FORGET, slice_.forget)
+        sqlite_blobs.checkpoint(self._execute, slice_.blobs, slice_.forget)
         self._writer.executemany(
             sqlite_promises.DROP_PROMISE, [(token,) for token in slice_.settled]
         )
@@ -327,6 +328,48 @@ class SqliteStore:
                 values = [value for row in rows[done : done + length] for value in row]
                 self._execute(sql.for_many(statement, length), values)
                 done += length
+
+    # -- blobs
+
+    def put_blob(
+        self, part: int, epoch: int, oid: int, name: str, body: bytes
+    ) -> asyncio.Future[bool]:
+        """In the thread, unless it is small: a large one takes longer than a commit may."""
+        self._wal_pages += 2 + len(body) // _PAGE
+        put = sqlite_blobs.Put(part, epoch, oid, name, body)
+        return self._write(self._put_blob, put, small=len(body) <= _SMALL_SLICE_BYTES)
+
+    def _put_blob(self, put: sqlite_blobs.Put) -> bool:
+        try:
+            return sqlite_blobs.put(self._execute, put)
+        except BaseException as error:
+            self._undo(error)
+
+    def get_blob(self, part: int, oid: int, name: str) -> asyncio.Future[bytes | None]:
+        """One indexed read, in the calling thread."""
+        future: asyncio.Future[bytes | None] = self._loop.create_future()
+        try:
+            found = self._read(sqlite_blobs.GET, (oid, name, part))
+            future.set_result(found[0][0] if found else None)
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    async def unnamed_blobs(self, part: int) -> list[tuple[int, str]]:
+        """From an index that holds them alone."""
+        return self._read(sqlite_blobs.UNNAMED, (part,))
+
+    async def drop_blobs(
+        self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]
+    ) -> bool:
+        """In one transaction."""
+        return await self._write(self._drop_blobs, (part, epoch, blobs), small=False)
+
+    def _drop_blobs(self, asked: tuple[int, int, Sequence[tuple[int, str]]]) -> bool:
+        try:
+            return sqlite_blobs.drop(self._execute, *asked)
+        except BaseException as error:
+            self._undo(error)
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """Once for each version."""

@@ -95,6 +95,7 @@ STATE = (
     "queue",
     "running",
     "seq",
+    "step_notes",
     "steps",
     "streamed",
     "tasks",

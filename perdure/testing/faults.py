@@ -38,7 +38,9 @@ from perdure.store.base import (
 
 R = TypeVar("R")
 
-WRITES = frozenset({"claim", "commit", "checkpoint", "put_version"})
+WRITES = frozenset(
+    {"claim", "commit", "checkpoint", "put_blob", "drop_blobs", "put_version"}
+)
 
 
 @dataclass(frozen=True)
@@ -158,6 +160,28 @@ class FaultyStore:
         """See `Store`."""
         found = self.inner.promises(kind, key, type_, after, limit)
         return await self._waited("promises", found)
+
+    def put_blob(
+        self, part: int, epoch: int, oid: int, name: str, body: bytes
+    ) -> asyncio.Future[bool]:
+        """See `Store`."""
+        return self._future(
+            "put_blob", lambda: self.inner.put_blob(part, epoch, oid, name, body)
+        )
+
+    def get_blob(self, part: int, oid: int, name: str) -> asyncio.Future[bytes | None]:
+        """See `Store`."""
+        return self._future("get_blob", lambda: self.inner.get_blob(part, oid, name))
+
+    async def unnamed_blobs(self, part: int) -> list[tuple[int, str]]:
+        """See `Store`."""
+        return await self._waited("unnamed_blobs", self.inner.unnamed_blobs(part))
+
+    async def drop_blobs(
+        self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]
+    ) -> bool:
+        """See `Store`."""
+        return await self._waited("drop_blobs", self.inner.drop_blobs(part, epoch, blobs))
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """See `Store`."""

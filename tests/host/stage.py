@@ -55,12 +55,11 @@ class Stage:
             for task in (
                 host._scan,
                 host.checkpointer._task,
-                *host.effects._running.values(),
+                *host.effects.abandon(),
                 *host._kept,
             )
             if task is not None
         ]
-        host.effects._closed = True
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
