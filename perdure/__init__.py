@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING
 
 from perdure.access import Action
 from perdure.attempt import heartbeat, step_id, step_items
+from perdure.calling import cancel, deadline
 from perdure.errors import (
     AuthorError,
     BadApp,
@@ -14,6 +15,7 @@ from perdure.errors import (
     CallError,
     CallTimeout,
     Conflict,
+    DeadlineExceeded,
     DeadlockError,
     DivergenceError,
     Fatal,
@@ -74,6 +76,7 @@ __all__ = [
     "CallTimeout",
     "Conflict",
     "Current",
+    "DeadlineExceeded",
     "DeadlockError",
     "DivergenceError",
     "Fatal",
@@ -113,7 +116,9 @@ __all__ = [
     "UnknownObject",
     "UnknownPromise",
     "atomic",
+    "cancel",
     "current",
+    "deadline",
     "delete",
     "heartbeat",
     "query",

@@ -13,6 +13,7 @@
     │   ├── Overloaded, ObjectQuarantined, Unavailable      nothing ran; try again later
     │   ├── OutcomeUnknown            it may have run; ask again only with the same call id
     │   ├── CallTimeout               the wait ended, the call goes on
+    │   │   └── DeadlineExceeded          the call's deadline passed, and it was cancelled
     │   └── DeadlockError             calls that wait for each other in a circle
     ├── AuthorError               whoever wrote the class acts
     │   ├── SideEffectError           direct I/O inside a turn
@@ -228,6 +229,10 @@ class CallTimeout(CallError, TimeoutError):
     """The caller's patience ended; the call itself goes on."""
 
     code = "timeout"
+
+
+class DeadlineExceeded(CallTimeout):
+    """The deadline of the call passed before it ended; it was cancelled."""
 
 
 class DeadlockError(CallError):

@@ -8,11 +8,13 @@ inside a turn that is the object's.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections.abc import AsyncIterator
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from perdure.failure import Failure
     from perdure.promise import Promise
@@ -44,6 +46,10 @@ class Inside(Protocol):
 
     def end(self, kind: str, key: str) -> asyncio.Future[Any]:
         """Delete an object; the future is done when it is gone."""
+        ...
+
+    def cancel_call(self, call_id: str, *, again: bool) -> asyncio.Future[Any]:
+        """Cancel a call; the future is done when its object has been told."""
         ...
 
     def request_step(
@@ -131,9 +137,16 @@ class Given(Protocol):
 class Current:
     """What `perdure.current()` gives: the running object, and on whose behalf it runs."""
 
-    __slots__ = ("call_id", "caller", "principal", "ref")
+    __slots__ = ("call_id", "caller", "deadline", "principal", "ref")
 
-    def __init__(self, ref: Ref, caller: Ref | None, principal: Any, call_id: str | None) -> None:
+    def __init__(
+        self,
+        ref: Ref,
+        caller: Ref | None,
+        principal: Any,
+        call_id: str | None,
+        deadline: datetime | None = None,
+    ) -> None:
         self.ref = ref
         """The running object."""
         self.caller = caller
@@ -142,9 +155,26 @@ class Current:
         """What the App's `authorize` returned for the call, or None."""
         self.call_id = call_id
         """The id of the call; None in a task that no call started, such as after `on_create`."""
+        self.deadline = deadline
+        """By when calls made from here must have ended, as an aware datetime; None: no deadline."""
 
     def __repr__(self) -> str:
         return f"<{self.ref.address} call {self.call_id}>"
+
+
+_wanted_by: contextvars.ContextVar[float] = contextvars.ContextVar("perdure_wanted_by")
+
+
+def wanted_by() -> float:
+    """Until when `perdure.deadline` gives the running code, as the loop's time; 0.0: no end."""
+    return _wanted_by.get(0.0)
+
+
+def want_by(when: float) -> float:
+    """Set what `wanted_by` gives; gives what it was."""
+    before = _wanted_by.get(0.0)
+    _wanted_by.set(when)
+    return before
 
 
 def inside() -> Inside | None:

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 from perdure import ref
-from perdure.clock import Clock, RealClock
+from perdure.clock import NS, Clock, RealClock
 from perdure.errors import BadApp, OperatorError, UnknownHandler, UnknownKind
 from perdure.failure import Failure
 from perdure.host import async_generators, guard
+from perdure.host.cancelling import cancel_call
 from perdure.host.failures import pickled_failure, raised_by
 from perdure.host.host import Host, Slot
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.quarantine import Deaths
 from perdure.host.resolving import resolve
+from perdure.inside import wanted_by
 from perdure.journal.entry import PICKLE, Resolved
 from perdure.object import Kind, Object, kind_of
 from perdure.ref import check_key, format_address
@@ -165,6 +167,18 @@ class Node:
         body = heap.dumps(value) if failure is None else pickled_failure(failure, error)
         await resolve(self.host, Resolved(token, failure is None, PICKLE, body))
 
+    async def cancel(self, call_id: str, *, again: bool) -> None:
+        """Cancel a call by its id."""
+        await cancel_call(self.host, call_id, again=again)
+
+    def _deadline_ns(self) -> int:
+        """What `perdure.deadline` around the call says, in the time of objects; 0: nothing."""
+        when = wanted_by()
+        if not when:
+            return 0
+        left_s = when - asyncio.get_running_loop().time()
+        return self.clock.now_ns() + max(1, int(left_s * NS))
+
     async def _answer(
         self,
         kind_name: str,
@@ -210,11 +224,13 @@ class Node:
             raise UnknownHandler(f"{kind_name} has no handler {handler_name!r}")
         bound = handler.signature.bind(args, kwargs)
         body = heap.dumps((args, kwargs))
-        self.host.call(
-            IncomingCall(
-                kind, check_key(key), handler, bound, body, on_answer, format=PICKLE, **options
-            )
+        call = IncomingCall(
+            kind, check_key(key), handler, bound, body, on_answer, format=PICKLE, **options
         )
+        if not call.keep:
+            # What is only told goes on without whoever told it.
+            call.deadline_ns = self._deadline_ns()
+        self.host.call(call)
 
     def _kind(self, name: str) -> Kind:
         kind = self.kinds.get(name)

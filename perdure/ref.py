@@ -162,6 +162,8 @@ class Outside(Protocol):
         self, token: str, value: object, failure: Failure | None, error: BaseException | None
     ) -> None: ...
 
+    async def cancel(self, call_id: str, *, again: bool) -> None: ...
+
 
 _outside: list[Outside] = []
 

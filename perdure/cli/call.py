@@ -137,12 +137,16 @@ def _post(
 @click.option(
     "--timeout", type=float, metavar="SECONDS", help="Give up waiting; the call itself goes on."
 )
+@click.option(
+    "--deadline", type=float, metavar="SECONDS", help="Cancel the call if it has not ended by then."
+)
 @_request_options
 def call(
     address: str,
     handler: str,
     arguments: tuple[str, ...],
     timeout: float | None,
+    deadline: float | None,
     idempotency_key: str | None,
     headers: tuple[str, ...],
     url: str,
@@ -157,6 +161,8 @@ def call(
     more = {"Idempotency-Key": idempotency_key, "Perdure-Timeout": None}
     if timeout is not None:
         more["Perdure-Timeout"] = f"{timeout:g}"
+    if deadline is not None:
+        more["Perdure-Deadline"] = f"{deadline:g}"
     # Without a timeout it waits: a handler may well take a month.
     patience_s = timeout + PATIENCE_S if timeout is not None else None
     answer = _post(Server(url, token), address, handler, arguments, headers, more, patience_s)

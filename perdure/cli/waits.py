@@ -42,6 +42,10 @@ def print_wait(who: str, wait: dict[str, Any], indent: str, *, with_locals: bool
         times.append(f"since {show_time(wait['since'])} ({show_age(wait['since'])})")
     if wait.get("until"):
         times.append(f"until {show_time(wait['until'])} at the latest")
+    if wait.get("cancelled"):
+        times.append(
+            "its deadline has passed" if wait["cancelled"] == "deadline" else "it was cancelled"
+        )
     if times:
         click.echo(f"{indent}  {', '.join(times)}")
     for frame in wait["stack"]:

@@ -34,6 +34,7 @@ from perdure.gateway.request import (
     is_of_another_site,
     query_text,
     quoted_prefix,
+    read_deadline,
     read_idempotency_key,
     read_timeout,
     split_target,
@@ -267,6 +268,10 @@ class Gateway:
             wait = _Wait(self, respond, route, quoted_prefix(request))
             if timeout is not None:
                 wait.end_at(self.clock.now_ns() + int(min(timeout, _TIMEOUT_MAX) * NS), timeout)
+            deadline = None if route.query else read_deadline(fields)
+            deadline_ns = 0
+            if deadline is not None:
+                deadline_ns = self.clock.now_ns() + int(deadline * NS)
             call = IncomingCall(
                 route.kind,
                 key,
@@ -274,6 +279,7 @@ class Gateway:
                 args,
                 request.body,
                 wait.answered,
+                deadline_ns=deadline_ns,
                 principal=principal,
                 idempotency_key=None if route.query else read_idempotency_key(fields),
                 keep=keep,
@@ -497,6 +503,8 @@ class _Wait:
             reply = Reply(200, JSON, answer.body)
         else:
             reply = problem_of_failure(answer.failure)
+        if answer.call_id:
+            reply = _with(reply, b"perdure-call-id", answer.call_id.encode())
         if answer.replayed:
             reply = _with(reply, b"idempotent-replayed", b"true")
         self._end(reply)

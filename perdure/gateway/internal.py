@@ -20,7 +20,7 @@ from urllib.parse import unquote_to_bytes
 from perdure.gateway.admin import Admin
 from perdure.gateway.inbox import reject, resolve
 from perdure.gateway.problem import Refusal, Reply, problem_of_failure
-from perdure.gateway.reply import JSON, accepted, json_reply
+from perdure.gateway.reply import JSON, accepted, cancelled, json_reply
 from perdure.gateway.request import (
     Fields,
     HttpRequest,
@@ -30,7 +30,10 @@ from perdure.gateway.request import (
     read_query,
     read_seconds,
 )
+from perdure.host.cancelling import cancel_call
 from perdure.settings import Settings
+from perdure.sight import look
+from perdure.suspend import heap
 
 if TYPE_CHECKING:
     from perdure.gateway.http import GatewayStats
@@ -42,6 +45,9 @@ Act = Callable[[], Awaitable[Reply]]
 # A wait that is longer is answered 202 after this time, and the client asks again; so nothing is
 # held for long for a client that has gone.
 WAIT_MAX_S = 60.0
+
+PICKLED = b"\x80"
+"""How a pickled result begins; no JSON does."""
 
 
 class Endpoint(NamedTuple):
@@ -89,7 +95,10 @@ class Internal:
             case ["metrics"]:
                 return Endpoint("admin", {b"GET": self._metrics})
             case ["calls", call_id] if call_id:
-                find: dict[bytes, Act] = {b"GET": lambda: self._find_call(call_id, query, prefix)}
+                find: dict[bytes, Act] = {
+                    b"GET": lambda: self._find_call(call_id, query, prefix),
+                    b"DELETE": lambda: self._cancel_call(call_id, query),
+                }
                 return Endpoint("app", find, call_id)
             case ["promises", token]:
                 return Endpoint("open", {b"POST": lambda: resolve(self._host, token, request.body)})
@@ -149,7 +158,15 @@ class Internal:
             return accepted(call_id, prefix)
         if answer.failure is not None:
             return problem_of_failure(answer.failure)
+        if answer.body[:1] == PICKLED:
+            # It was called by a program of the app; whoever asks over HTTP gets JSON all the same.
+            return json_reply(look.plain(heap.loads(answer.body)))
         return Reply(200, JSON, answer.body)
+
+    async def _cancel_call(self, call_id: str, query: bytes) -> Reply:
+        again = read_query(query).get("again", "") in ("1", "true")
+        await cancel_call(self._host, call_id, again=again)
+        return cancelled(call_id)
 
 
 def _same(given: str, token: str) -> bool:

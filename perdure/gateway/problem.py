@@ -54,7 +54,7 @@ CODES: dict[str, tuple[int, str]] = {
     "store-full": (503, "The disk is full"),
     "store-unavailable": (503, "The store does not answer"),
     "object-quarantined": (503, "The object was set aside"),
-    "timeout": (504, "The wait has ended, the call goes on"),
+    "timeout": (504, "The time is up"),
 }
 
 _RETRY_AFTER = (b"retry-after", b"1")

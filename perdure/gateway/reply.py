@@ -29,6 +29,12 @@ def options(allow: bytes) -> Reply:
     return Reply(204, ((b"allow", allow),), b"")
 
 
+def cancelled(call_id: str) -> Reply:
+    """202: the call has been told that it is over, and may still have something to undo."""
+    body = msgspec.json.encode({"id": call_id, "status": "cancelled"})
+    return Reply(202, JSON, body)
+
+
 def accepted(call_id: str, prefix: str) -> Reply:
     """202: the call is on disk and runs, and its result will be at the Location."""
     location = f"{prefix}/_perdure/calls/{call_id}".encode()

@@ -118,12 +118,21 @@ def read_seconds(text: str, name: str) -> float:
 
 def read_timeout(fields: Fields) -> float | None:
     """What `Perdure-Timeout` says."""
-    text = fields.one(b"perdure-timeout")
+    return _more_than_nothing(fields, "Perdure-Timeout")
+
+
+def read_deadline(fields: Fields) -> float | None:
+    """What `Perdure-Deadline` says."""
+    return _more_than_nothing(fields, "Perdure-Deadline")
+
+
+def _more_than_nothing(fields: Fields, name: str) -> float | None:
+    text = fields.one(name.lower().encode())
     if text is None:
         return None
-    seconds = read_seconds(text, "Perdure-Timeout")
+    seconds = read_seconds(text, name)
     if not seconds:
-        raise Refusal("bad-request", "Perdure-Timeout must be more than 0 seconds")
+        raise Refusal("bad-request", f"{name} must be more than 0 seconds")
     return seconds
 
 

@@ -43,6 +43,7 @@ from perdure.journal.codec import Message, encode_entry
 from perdure.journal.entry import (
     ARGUMENTS_KEPT_MAX,
     BODY_KEPT_MAX,
+    RULES,
     Answered,
     Call,
     Command,
@@ -214,6 +215,7 @@ class Activation:
             # were accepted go on then, so that their callers still wait.
             refusal = Unavailable(f"{self.address} cannot be read: {error.message}")
             self._end_loading(State.GONE)
+            host.delivery.hold(self.machine.oid)
             asyncio.get_running_loop().call_later(RELOAD_S, host.delivery.take_up, self.machine.oid)
         elif isinstance(error, CallError):
             self._end_loading(State.GONE)
@@ -383,6 +385,7 @@ class Activation:
                 machine.address if seq == 1 else "",
                 undone,
                 machine.reloaded,
+                RULES,
             )
         )
         self.wake_at = wake_at

@@ -8,24 +8,38 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import math
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
 from perdure.errors import JournalCorrupt, ReadOnlyError
 from perdure.host import promises, stepping, watching
 from perdure.host.chance import Chance
-from perdure.host.loop import ObjectLoop, TimerHandle
+from perdure.host.loop import NS, ObjectLoop, TimerHandle
 from perdure.host.records import Asked, AskedStream, StepNotes, Waited
 from perdure.host.streams import Items
-from perdure.host.task import Future
+from perdure.host.task import AnswerFuture, Future
 from perdure.host.watching import Watch
-from perdure.inside import Current, Given
-from perdure.journal.entry import PICKLE, Call, Command, Ended, Sent, StepAsked, StepDropped
-from perdure.journal.identity import call_id, oid_of
+from perdure.inside import Current, Given, wanted_by
+from perdure.journal.entry import (
+    PICKLE,
+    RULES,
+    Call,
+    Cancel,
+    Command,
+    Ended,
+    Sent,
+    StepAsked,
+    StepDropped,
+)
+from perdure.journal.identity import call_id, oid_of, oid_of_call, to_oid
 from perdure.object import Kind
 from perdure.promise import Promise
 from perdure.ref import Ref, format_address, parse_address
 from perdure.suspend import heap
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 NOTHING: list[Command] = []
 """The commands of every machine between its turns. A turn begins with a list of its own."""
@@ -62,12 +76,15 @@ class Asking(ObjectLoop):
         "_chance",
         "asked",
         "buried",
+        "cancelled",
         "commands",
+        "deadlines",
         "key",
         "kind",
         "oid",
         "promises",
         "read_only",
+        "rules",
         "seq",
         "step_notes",
         "steps",
@@ -98,6 +115,12 @@ class Asking(ObjectLoop):
         self.read_only = False
         """A query runs: whoever asks for something is refused."""
         self._chance: Chance | None = None
+        self.rules = RULES
+        """By which rules the turn runs; a replay sets those of its entry."""
+        self.cancelled: dict[str, str] | None = None
+        """Calls whose code was told that it is over, and why (cancelling.py)."""
+        self.deadlines: dict[str, TimerHandle] | None = None
+        """The timers of calls that have a deadline."""
 
     @property
     def address(self) -> str:
@@ -108,7 +131,7 @@ class Asking(ObjectLoop):
     ) -> Future:
         """Call another object."""
         self._changes(f"call {kind}.{handler}")
-        future = Future(loop=self)
+        future = AnswerFuture(loop=self)
         call = Call(
             self._call_id(kind, key),
             handler,
@@ -116,8 +139,9 @@ class Asking(ObjectLoop):
             _arguments(args, kwargs),
             self.address,
             answer_to=future.number,
+            deadline=self.deadline_ns(),
         )
-        self._ask(kind, key, call, handler, future)
+        self._ask(format_address(kind, key), call, handler, future)
         return future
 
     def ask_stream(
@@ -134,11 +158,46 @@ class Asking(ObjectLoop):
         """Delete an object."""
         self._changes("delete an object")
         future = Future(loop=self)
-        self._ask(kind, key, Ended(future.number, self.address), "delete", future)
+        event = Ended(future.number, self.address)
+        self._ask(format_address(kind, key), event, "delete", future)
         return future
 
-    def _ask(self, kind: str, key: str, event: Call | Ended, handler: str, future: Future) -> None:
-        to = format_address(kind, key)
+    def answer_unwanted(self, number: int) -> None:
+        """Nobody awaits the answer of a call any more: it is cancelled where it runs."""
+        asked = self.asked.get(number) if self.asked is not None and self.rules else None
+        if asked is None or not asked.call_id:
+            return
+        assert self.asked is not None
+        del self.asked[number]
+        self.asked = self.asked or None
+        self.commands.append(Sent(asked.to, Cancel(asked.call_id)))
+
+    def cancel_call(self, call_id: str, *, again: bool) -> Future:
+        """Cancel a call of any object."""
+        self._changes("cancel a call")
+        to = to_oid(oid_of_call(call_id))
+        future = Future(loop=self)
+        event = Cancel(call_id, again=again, answer_to=future.number, caller=self.address)
+        self._ask(to, event, "cancel", future)
+        return future
+
+    def deadline_ns(self) -> int:
+        """When a call made now has to have ended; 0 for one that may take its time.
+
+        A deadline that has passed is not handed on, nor is that of a call which was cancelled:
+        what runs then is its compensation, and that takes the time it takes.
+        """
+        when = wanted_by()
+        found = math.ceil(when * NS) if when else 0
+        call: Call | None = self.call
+        if call is not None:
+            if self.cancelled is not None and call.id in self.cancelled:
+                return 0
+            if call.deadline and (not found or call.deadline < found):
+                found = call.deadline
+        return found if found > self.now_ns else 0
+
+    def _ask(self, to: str, event: Call | Ended | Cancel, handler: str, future: Future) -> None:
         self.commands.append(Sent(to, event))
         if self.asked is None:
             self.asked = {}
@@ -215,11 +274,13 @@ class Asking(ObjectLoop):
     def current(self) -> Current:
         event: Call | None = self.call
         ref = Ref(self.kind.name, self.key)
+        until_ns = self.deadline_ns()
+        deadline = _EPOCH + timedelta(microseconds=until_ns // 1000) if until_ns else None
         if event is None:
-            return Current(ref, None, None, None)
+            return Current(ref, None, None, None, deadline)
         caller = Ref(*parse_address(event.caller)) if event.caller else None
         principal = heap.loads(event.principal) if event.principal else None
-        return Current(ref, caller, principal, event.id)
+        return Current(ref, caller, principal, event.id, deadline)
 
     @property
     def chance(self) -> Chance:

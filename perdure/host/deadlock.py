@@ -52,7 +52,7 @@ def _waits(node: _Waiting, machine_at: Callable[[str], Machine | None]) -> Itera
         yield _Waiting(machine, machine.holder.id)
         return
     for asked in (machine.asked or {}).values():
-        if asked.by == node.call_id and not asked.future.done():
+        if asked.by == node.call_id and asked.call_id and not asked.future.done():
             there = machine_at(asked.to)
             if there is not None:
                 yield _Waiting(there, asked.call_id)

@@ -15,13 +15,15 @@ from typing import TYPE_CHECKING
 import msgspec
 import structlog
 
-from perdure.errors import OperatorError, UnknownKind
+from perdure.clock import NS
+from perdure.errors import OperatorError, PerdureError, UnknownCall, UnknownKind
 from perdure.failure import failure_of
 from perdure.host import promises
 from perdure.host.failures import encode_failure
 from perdure.journal.codec import Message
-from perdure.journal.entry import Call, Event, Reply, Resolved
+from perdure.journal.entry import Call, Cancel, Event, Reply, Resolved
 from perdure.journal.identity import oid_of, oid_of_target
+from perdure.journal.log import source_of
 from perdure.ref import format_address, parse_address
 from perdure.store.base import Stored
 
@@ -44,6 +46,8 @@ class Delivery:
         self._events: deque[tuple[int, Event] | Message] = deque()
         self._running = False
         self._scheduled = False
+        self._held: set[int] = set()
+        """Objects that could not be read a moment ago: their messages stay in the outbox."""
 
     def event(self, oid: int, event: Event) -> None:
         """An event for an object of this partition, to be taken after those before it."""
@@ -60,8 +64,14 @@ class Delivery:
         self._events.extend(message for _, message in self._host.log.outbox.values())
         self._schedule()
 
+    def hold(self, oid: int) -> None:
+        """Deliver nothing to an object until it is taken up: a later message must not overtake
+        those that came while it could not be read."""
+        self._held.add(oid)
+
     def take_up(self, oid: int) -> None:
         """Give an object that is back what it is owed: its own work, and messages that wait."""
+        self._held.discard(oid)
         for _, message in self._host.log.outbox.values():
             if oid_of_target(message.sent.to) == oid:
                 self._events.append(message)
@@ -149,9 +159,10 @@ class Delivery:
         else:
             address = host.log.first_address(oid)
             if address is None:
-                # Its first turn was taken back: there is no such object.
+                # Its first turn was taken back: there is no such object. Or there never was one,
+                # and whoever sent a message to its number hears so.
                 host.asleep.pop(oid, None)
-                self._unknown(event)
+                self._no_such_object(event)
                 return
             kind, key = parse_address(address)
         if kind not in host.kinds:
@@ -164,20 +175,28 @@ class Delivery:
         if event is not None:
             activation.event(event)
 
-    def _unknown(self, event: Event | None) -> None:
+    def _no_such_object(self, event: Event | None) -> None:
         """Whoever asked an object that is known by its number alone hears that there is none."""
-        if isinstance(event, Resolved) and event.source is not None:
-            failure = encode_failure(failure_of(promises.unknown()))
-            reply = Reply(event.answer_to, False, failure, event.source)
-            self._hand(event.source.oid, reply)
+        source = source_of(event)
+        answer_to = getattr(event, "answer_to", 0)
+        if source is None or not answer_to:
+            return
+        error: PerdureError
+        if isinstance(event, Resolved):
+            error = promises.unknown()
+        else:
+            error = UnknownCall("no object has that number: the id names nothing that was here")
+        self._hand(source.oid, Reply(answer_to, False, encode_failure(failure_of(error)), source))
 
     # --- messages
 
     def _deliver(self, message: Message) -> None:
         host = self._host
+        if self._held and oid_of_target(message.sent.to) in self._held:
+            return
         if message.sent.to[0] == "#":
             oid = oid_of_target(message.sent.to)
-            self._hand(oid, _with_source(message))
+            self._hand(oid, _with_retention(_with_source(message), host))
             return
         kind, key = parse_address(message.sent.to)
         if kind not in host.kinds:
@@ -206,3 +225,11 @@ class Delivery:
 def _with_source(message: Message) -> Event:
     """The event as its receiver has it: with the name by which it is taken only once."""
     return msgspec.structs.replace(message.sent.event, source=message.source)
+
+
+def _with_retention(event: Event, host: Host) -> Event:
+    """What becomes of a cancelled call can be asked for, as long as this host's settings say."""
+    if type(event) is Cancel:
+        keep_ns = int(host.settings.call_retention * NS)
+        return msgspec.structs.replace(event, keep_ns=keep_ns)
+    return event

@@ -364,7 +364,9 @@ class Host:
         if kept is not None and kept.answer is not None and kept.expires >= self.clock.now_ns():
             await self.log.durable(activation.last_lsn)
             return answer_of(kept.answer)
-        if kept is None and call_id not in (machine.running or {}):
+        queued = any(call.id == call_id for call in machine.queue or ())
+        over = kept is None or kept.answer is not None
+        if over and not queued and call_id not in (machine.running or {}):
             raise UnknownCall(
                 f"no call {call_id!r} is known",
                 hint="A result is kept for calls with Prefer: respond-async.",

@@ -60,6 +60,8 @@ class IncomingCall(msgspec.Struct, eq=False):
     """Of a handler that streams: called with each item's number (from 1) and body."""
     after: int = 0
     """The last item that the caller has, of a call with the same idempotency key before."""
+    deadline_ns: int = 0
+    """When it is cancelled if it has not ended; 0: never."""
     id: str = ""
     lsn: int = 0
     """The chunk its first entry is in."""

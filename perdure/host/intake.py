@@ -60,7 +60,17 @@ def admit(activation: Activation, call: IncomingCall) -> Call | None:
         call.refuse(host.unavailable())
         return None
     principal = heap.dumps(call.principal) if call.principal is not None else b""
-    return Call(call.id, handler.name, call.format, call.body, "", principal, keep_ns, digest)
+    return Call(
+        call.id,
+        handler.name,
+        call.format,
+        call.body,
+        "",
+        principal,
+        keep_ns,
+        digest,
+        deadline=call.deadline_ns,
+    )
 
 
 def overloaded(activation: Activation) -> Overloaded:

@@ -16,12 +16,13 @@ from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import (
+    CallCancelled,
     Conflict,
     NotSerializable,
     UnknownHandler,
 )
 from perdure.failure import Failure, exception_of, failure_of
-from perdure.host import promises, stepping, streams, watching
+from perdure.host import cancelling, promises, stepping, streams, watching
 from perdure.host.asking import Asking, Surroundings
 from perdure.host.failures import (
     decode_failure,
@@ -38,6 +39,7 @@ from perdure.journal.entry import (
     PICKLE,
     Answered,
     Call,
+    Cancel,
     Command,
     Ended,
     Event,
@@ -180,7 +182,7 @@ class Machine(Asking):
         assert type(call) is Call
         for command in commands:
             if type(command) is Answered:
-                self._keep(call, command)
+                self.keep(call, command)
 
     def wake_at(self) -> int:
         """When there is something to do without being asked: 0 never, 1 at once, else a time."""
@@ -204,7 +206,9 @@ class Machine(Asking):
 
     def _call(self, event: Call, arguments: Arguments | None) -> None:
         if event.keep_ns:
-            self._keep(event, None)
+            self.keep(event, None)
+        if event.deadline and not cancelling.in_time(self, event):
+            return
         if self.instance is None and not self._create(event):
             return
         if (
@@ -258,7 +262,7 @@ class Machine(Asking):
             return
         failure = failure_of(error)
         for event in self.queue or ():
-            self._answer(event, None, failure, error)
+            self.answer(event, None, failure, error)
         self._forget_everything()
 
     def _begin(self, event: Call, arguments: Arguments | None) -> None:
@@ -267,7 +271,7 @@ class Machine(Asking):
         handler = self.kind.on_request if raw else self.kind.handlers.get(event.handler)
         if handler is None:
             error = UnknownHandler(f"{self.kind.name} has no handler {event.handler!r}")
-            self._answer(event, None, failure_of(error), error)
+            self.answer(event, None, failure_of(error), error)
             return
         self.call = event
         context = contextvars.Context()
@@ -279,7 +283,7 @@ class Machine(Asking):
             args, kwargs = arguments
             if not (handler.awaits or handler.streams or raw):
                 result = context.run(handler.function, self.instance, *args, **kwargs)
-                self._answer(event, result, None, None)
+                self.answer(event, result, None, None)
                 return
             if raw:
                 code: Any = answer_request(self, event)
@@ -314,7 +318,7 @@ class Machine(Asking):
         except BaseException as error:
             self._failed(event, error, undo=undo)
         else:
-            self._answer(event, result, None, None)
+            self.answer(event, result, None, None)
 
     def _ended(self, task: asyncio.Future[Any]) -> None:
         """The handler of a call has come to its end in a later turn than it began."""
@@ -330,14 +334,16 @@ class Machine(Asking):
         self._end_call(event, task, undo=False)
 
     def _failed(self, event: Call, error: BaseException, *, undo: bool) -> None:
+        if isinstance(error, asyncio.CancelledError) and self.rules:
+            error = CallCancelled(f"{event.handler} was cancelled")
         if undo:
             self._undo(event, error)
         else:
-            self._answer(event, None, failure_of(error), error)
+            self.answer(event, None, failure_of(error), error)
 
     def _undo(self, event: Call, error: BaseException) -> None:
         self.undone = True
-        self._answer(event, None, failure_of(error), error)
+        self.answer(event, None, failure_of(error), error)
 
     def _reply(self, event: Reply) -> None:
         asked = self.asked.pop(event.number, None) if self.asked else None
@@ -354,6 +360,10 @@ class Machine(Asking):
     def _fired(self, event: Fired) -> None:
         self.fire_timers()
 
+    def expire(self, call_id: str) -> None:
+        """A call's deadline has passed (a timer calls this; it is kept by this name)."""
+        cancelling.expire(self, call_id)
+
     def _refused(self, event: Refused) -> None:
         for call in self.queue or ():
             if call.id == event.id:
@@ -361,7 +371,7 @@ class Machine(Asking):
                 self.queue.remove(call)
                 self.queue = self.queue or None
                 failure = decode_failure(event.failure)
-                self._answer(call, None, failure, exception_of(failure))
+                self.answer(call, None, failure, exception_of(failure))
                 return
 
     def _end(self, event: Ended) -> None:
@@ -370,7 +380,7 @@ class Machine(Asking):
             failure = failure_of(error)
             running = [call.event for call in (self.running or {}).values()]
             for call in [*running, *(self.queue or ())]:
-                self._answer(call, None, failure, error)
+                self.answer(call, None, failure, error)
             steps, self.steps = self.steps, None
             for number in steps or ():
                 self.commands.append(StepDropped(number))
@@ -398,16 +408,18 @@ class Machine(Asking):
         self.cancelled_timers = 0
         self.tasks = None
         self.running = self.asked = self.steps = self.step_notes = self.kept = None
-        self.streamed = None
+        self.streamed = self.cancelled = self.deadlines = None
         self.holder = self.queue = None
         self.creating = False
 
     # --- answers
 
-    def _answer(
+    def answer(
         self, event: Call, result: Any, failure: Failure | None, error: BaseException | None
     ) -> None:
         """Ask for the answer of a call to be given: the last thing a call does."""
+        if self.cancelled is not None or self.deadlines is not None:
+            failure, error = cancelling.ended(self, event, failure, error)
         pickled = event.format == PICKLE
         body = b""
         if failure is None:
@@ -428,6 +440,8 @@ class Machine(Asking):
             ok = failure is None
             reply = Reply(event.answer_to, ok, body if ok else pickled_failure(failure, error))
             self.commands.append(Sent(event.caller, reply))
+            if self.kept is not None and event.id in self.kept:
+                self.keep(event, Answered(event.id, ok, reply.body))
             return
         if event.caller:
             if failure is not None:
@@ -437,7 +451,8 @@ class Machine(Asking):
                         "exception": error,
                     }
                 )
-            answer = Answered(event.id, failure is None, b"")
+            told = failure is not None and self.rules
+            answer = Answered(event.id, failure is None, encode_failure(failure) if told else b"")
         elif failure is None:
             answer = Answered(event.id, True, body)
         else:
@@ -450,10 +465,10 @@ class Machine(Asking):
         self.commands.append(answer)
         if self.streamed is not None:
             streams.ended(self, event)
-        if event.keep_ns:
-            self._keep(event, answer)
+        if event.keep_ns or (self.kept is not None and event.id in self.kept):
+            self.keep(event, answer)
 
-    def _keep(self, event: Call, answer: Answered | None) -> None:
+    def keep(self, event: Call, answer: Answered | None) -> None:
         kept = self.kept
         if kept is None:
             kept = self.kept = {}
@@ -461,9 +476,12 @@ class Machine(Asking):
         # what is behind a longer-lived one goes a little later.
         while kept and (oldest := next(iter(kept))) and kept[oldest].expires < self.now_ns:
             del kept[oldest]
-        if not event.keep_ns:
-            return
         known = kept.get(event.id)
+        if not event.keep_ns:
+            # Kept since it was cancelled (cancelling.py), for as long as that said.
+            if known is not None:
+                known.answer = answer
+            return
         if known is None:
             kept[event.id] = Kept(event.digest, self.now_ns + event.keep_ns, answer)
         else:
@@ -498,6 +516,7 @@ EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Ended: Machine._end,
     Skipped: Machine._skipped,
     Resolved: promises.resolved,
+    Cancel: cancelling.cancel,
 }
 """What each kind of event but a call does; the modules of what an object can do besides add theirs
 (host.py imports them)."""

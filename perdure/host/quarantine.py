@@ -16,7 +16,17 @@ from perdure.errors import Conflict, DivergenceError, ObjectQuarantined
 from perdure.failure import failure_of
 from perdure.host.failures import encode_failure, skipped_error
 from perdure.host.incoming import IncomingCall
-from perdure.journal.entry import Call, Event, Fired, Refused, Reply, Skipped, Started, StepDone
+from perdure.journal.entry import (
+    Call,
+    Cancel,
+    Event,
+    Fired,
+    Refused,
+    Reply,
+    Skipped,
+    Started,
+    StepDone,
+)
 from perdure.journal.identity import oid_of
 from perdure.ref import format_address
 from perdure.store.base import Checkpoint, ObjectRow
@@ -226,4 +236,6 @@ def _in_place_of(event: Event, address: str) -> Event:
         return Skipped("timer")
     if isinstance(event, Call):
         return Skipped("call", event.source, event.answer_to, event.caller)
+    if isinstance(event, Cancel):
+        return Skipped("cancel", event.source, event.answer_to, event.caller)
     return event

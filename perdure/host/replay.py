@@ -24,8 +24,10 @@ from perdure.journal import codec
 from perdure.journal.entry import (
     ARGUMENTS_KEPT_MAX,
     BODY_KEPT_MAX,
+    RULES,
     Answered,
     Call,
+    Cancel,
     Command,
     Entry,
     Item,
@@ -80,6 +82,7 @@ def _replay(machine: Machine, entry: Entry) -> int:
     if entry.undone:
         machine.skip(entry.event, entry.time, entry.commands)
         return 1
+    machine.rules = entry.rules
     found = machine.turn_inside(entry.event, entry.time)
     same = found == entry.commands or _same(found, entry.commands)
     if not same or machine.undone or machine.wake_at() != entry.wake_at:
@@ -113,6 +116,7 @@ def _past(machine: Machine) -> Iterator[None]:
             yield
     finally:
         logging.Logger.handle = heard  # type: ignore[method-assign]
+        machine.rules = RULES
         if collects:
             gc.enable()
 
@@ -206,6 +210,8 @@ def tell_command(command: Command) -> str:
             return f"reply to {command.to} {_short(command.event.body)}"
         if isinstance(command.event, Resolved):
             return f"{'resolve' if command.event.ok else 'reject'} a promise of {command.to}"
+        if isinstance(command.event, Cancel):
+            return f"cancel call {command.event.id} of {command.to}"
         return f"delete {command.to}"
     if isinstance(command, Promised):
         return f"promise of {command.of}"

@@ -40,6 +40,18 @@ class Future(asyncio.Future[Any]):
         return self.number
 
 
+class AnswerFuture(Future):
+    """What a call to another object is awaited by. Cancelled, it takes the call back there."""
+
+    __slots__ = ()
+
+    def cancel(self, msg: Any = None) -> bool:
+        if not _cancel(self, msg=msg):
+            return False
+        self.get_loop().answer_unwanted(self.number)  # type: ignore[attr-defined]
+        return True
+
+
 class Task(Future):
     """A coroutine on its way, stepped by its object's loop."""
 

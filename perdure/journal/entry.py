@@ -19,6 +19,13 @@ PICKLE = 1
 HTTP = 2
 """The body is a whole HTTP request for `on_request` (host/raw_requests.py)."""
 
+RULES = 1
+"""How turns run now; a replayed turn runs by the rules that its entry names.
+
+1: a call that nobody awaits any more is cancelled where it runs; what becomes of a call whose code
+   was cancelled is CallCancelled; a send that failed leaves the failure in its answer.
+"""
+
 BODY_KEPT_MAX = 1024
 """An answer longer than this is recorded by its length and checksum: replay gives it again."""
 
@@ -60,6 +67,8 @@ class Call(msgspec.Struct, array_like=True, frozen=True, tag="call"):
     """The schedule of this object that made the call; empty for a call that somebody made."""
     due_ns: int = 0
     """When the schedule meant it to be."""
+    deadline: int = 0
+    """When the call is cancelled if it has not ended, in nanoseconds; 0: it may take its time."""
 
 
 class Reply(msgspec.Struct, array_like=True, frozen=True, tag="reply"):
@@ -182,6 +191,19 @@ class Timetable(msgspec.Struct, array_like=True, frozen=True, tag="timetable"):
     ticks: list[Tick]
 
 
+class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
+    """Somebody wants a call of this object to end before it has a result."""
+
+    id: str
+    keep_ns: int = 0
+    """How long what becomes of it stays to be asked for; filled in where it is received."""
+    again: bool = False
+    """Raise it in code that has been told already, and goes on."""
+    answer_to: int = 0
+    caller: str = ""
+    source: MessageId | None = None
+
+
 Event = (
     Call
     | Started
@@ -196,6 +218,7 @@ Event = (
     | Skipped
     | Resolved
     | Timetable
+    | Cancel
 )
 
 
@@ -230,7 +253,7 @@ class Sent(msgspec.Struct, array_like=True, frozen=True, tag="sent"):
     """A message to another object (or to itself). It is in the sender's outbox from here on."""
 
     to: str
-    event: Call | Reply | Item | Ended | Resolved
+    event: Call | Reply | Item | Ended | Resolved | Cancel
     """As the receiver will have it, but for the source."""
 
 
@@ -309,6 +332,8 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     reloaded: bool = False
     """The memory that the turn found had just come from bytes, and holds sets: they are walked in
     another order than before, so a replay that comes from further back goes through bytes here."""
+    rules: int = 0
+    """By which of the RULES below it ran; 0 in journals of 0.1."""
 
 
 def shortened(answered: Answered) -> Answered:

@@ -16,12 +16,14 @@ import structlog
 from perdure.clock import iso
 from perdure.errors import NotSerializable, ReadOnlyError, UnknownKind, UnknownObject
 from perdure.host.activation import Activation
+from perdure.host.machine import Machine
 from perdure.host.querying import run_query
 from perdure.host.records import Waited
 from perdure.host.replay import short_body, tell_command
 from perdure.journal import codec
 from perdure.journal.entry import (
     Call,
+    Cancel,
     Ended,
     Entry,
     Fired,
@@ -220,6 +222,8 @@ def _step(waited: Waited) -> dict[str, Any]:
 
 def _timer(timer: Any) -> dict[str, Any]:
     callback = timer.callback
+    if getattr(callback, "__func__", None) is Machine.expire:
+        return {"due": iso(timer.when_ns), "calls": f"the deadline of call {timer.args[0]}"}
     name = callback.__qualname__ if isinstance(callback, _FUNCTIONS) else short(callback)
     return {"due": iso(timer.when_ns), "calls": name}
 
@@ -338,5 +342,7 @@ def _event(entry: Entry) -> tuple[str, str]:
             return kind, f"a promise{by} {short_body(event.body, 400)}"
         case Timetable():
             return "timetable", ", ".join(tick.id for tick in event.ticks)
+        case Cancel():
+            return "cancel", f"call {event.id}" + (f" from {event.caller}" if event.caller else "")
         case Skipped():
             return "skip", event.what

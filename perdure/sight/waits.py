@@ -312,6 +312,8 @@ def _name(source: Source, frames: list[Frame]) -> str:
             if source.handler == RESOLVE:
                 return "a promise elsewhere to be resolved"
             if not source.call_id:
+                if source.handler == "cancel":
+                    return "a call to be cancelled"
                 return f"the end of {source.to}"
             return f"call {source.to}.{source.handler}"
         case Promise():
@@ -358,7 +360,9 @@ def tell_waits(machine: Machine) -> list[dict[str, Any]]:
                 "handler": call.handler,
                 "began": None,
                 "since": None,
-                "until": None,
+                "until": _iso(call.deadline),
+                "deadline": _iso(call.deadline),
+                "cancelled": None,
                 "waiting_on": queued_behind(machine),
                 "stack": [],
             }
@@ -375,10 +379,27 @@ def _line(machine: Machine, wait: Wait, *, with_locals: bool) -> dict[str, Any]:
         "handler": call.handler if call is not None else None,
         "began": iso(running.since) if running is not None else None,
         "since": since(wait.task),
-        "until": iso(wait.until_ns) if wait.until_ns else None,
+        "until": _iso(until_ns(machine, wait)),
+        "deadline": _iso(call.deadline) if call is not None else None,
+        "cancelled": (machine.cancelled or {}).get(call.id) if call is not None else None,
         "waiting_on": wait.on,
         "stack": [told(frame, with_locals=with_locals) for frame in wait.frames],
     }
+
+
+def until_ns(machine: Machine, wait: Wait) -> int:
+    """When a wait ends at the latest: by a timer of its own, or by the deadline of its call."""
+    call: Call | None = wait.task.call
+    timer = (machine.deadlines or {}).get(call.id) if call is not None else None
+    running = (machine.running or {}).get(call.id) if call is not None else None
+    ends = [wait.until_ns] if wait.until_ns else []
+    if timer is not None and running is not None and running.task is wait.task:
+        ends.append(timer.when_ns)
+    return min(ends, default=0)
+
+
+def _iso(time_ns: int) -> str | None:
+    return iso(time_ns) if time_ns else None
 
 
 def since(task: Task) -> str | None:

@@ -18,7 +18,7 @@ from perdure.host.records import Asked
 from perdure.journal.identity import oid_of
 from perdure.ref import format_address, parse_address
 from perdure.sight.stacks import told
-from perdure.sight.waits import Wait, Waits, queued_behind, since
+from perdure.sight.waits import Wait, Waits, queued_behind, since, until_ns
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -69,7 +69,7 @@ class _Look:
         }
         """Where each call stands: its task's number, or its own id if it is in the queue."""
         for wait in Waits(machine).all():
-            self._add_task(wait)
+            self._add_task(machine, wait)
         first = self._first_of(machine)
         for call in machine.queue or ():
             self.calls[call.id] = call.id
@@ -77,11 +77,12 @@ class _Look:
             facts = _facts(self.address, name, queued_behind(machine))
             self.lines[call.id] = _Line(facts, first)
 
-    def _add_task(self, wait: Wait) -> None:
+    def _add_task(self, machine: Machine, wait: Wait) -> None:
         task = wait.task
         facts = _facts(self.address, task.get_name(), wait.on, wait.end)
         facts["since"] = since(task)
-        facts["until"] = iso(wait.until_ns) if wait.until_ns else None
+        until = until_ns(machine, wait)
+        facts["until"] = iso(until) if until else None
         facts["stack"] = [told(frame, with_locals=False) for frame in wait.frames]
         self.lines[task.number] = _Line(
             facts,

@@ -84,8 +84,10 @@ _COMPRESS_FROM = 1024
 STATE = (
     "asked",
     "buried",
+    "cancelled",
     "cancelled_timers",
     "creating",
+    "deadlines",
     "holder",
     "instance",
     "kept",
