@@ -300,6 +300,7 @@ def test_an_idempotency_key_goes_to_the_host_and_a_replay_is_marked() -> None:
     host.replayed = True
     assert hand(g, "POST /Counter/a/increment", headers=key).reply().headers == {
         "content-type": "application/json",
+        "perdure-call-id": "c",
         "idempotent-replayed": "true",
     }
     host.failure = failure_of(ValueError("no"))
@@ -548,9 +549,9 @@ async def test_an_accepted_call_is_found_again() -> None:
     refused(await find("done?wait=x"), "bad-request")
     refused(await find("done?wait=1&wait=2"), "bad-request")
     refused(await find(""), "not-found")
-    sent = hand(g, "DELETE /_perdure/calls/done")
+    sent = hand(g, "PUT /_perdure/calls/done")
     refused(sent, "method-not-allowed")
-    assert sent.reply().headers["allow"] == "GET, HEAD, OPTIONS"
+    assert sent.reply().headers["allow"] == "GET, HEAD, DELETE, OPTIONS"
 
 
 # ---- figures
