@@ -503,7 +503,7 @@ class _Wait:
             reply = Reply(200, JSON, answer.body)
         else:
             reply = problem_of_failure(answer.failure)
-        if answer.call_id:
+        if answer.call_id and not self._route.query:
             reply = _with(reply, b"perdure-call-id", answer.call_id.encode())
         if answer.replayed:
             reply = _with(reply, b"idempotent-replayed", b"true")

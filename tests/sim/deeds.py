@@ -102,6 +102,7 @@ class Inventor:
             lambda: self._passing(rng, "send_on"),
             lambda: self._fan_out(rng, seconds),
             lambda: self._give_up(rng),
+            lambda: self._call_off(rng),
             lambda: self._work_much(rng, at),
             lambda: self._gates(rng, token),
         ]
@@ -138,6 +139,14 @@ class Inventor:
         tokens = self._tokens(2)
         both = [(at, tokens[0]), (to, tokens[1])]
         return Deed(at, "give_up", (tokens, to, rng.random() * 4), both)
+
+    def _call_off(self, rng: random.Random) -> Deed:
+        # Not to one that takes one call at a time: out of its queue, nothing of a call runs.
+        at, _ = self._path(rng, 2)
+        to = f"{rng.choice(['Shelf', 'Brief'])}/{rng.randrange(self.options.objects)}"
+        tokens = self._tokens(2)
+        both = [(at, tokens[0]), (to, tokens[1])]
+        return Deed(at, "call_off", (tokens, to, rng.random() * 4), both)
 
     def _work_much(self, rng: random.Random, at: str) -> Deed:
         tokens = self._tokens(5)

@@ -183,12 +183,32 @@ class Shelf(Object):
         """The call goes on there, whether anybody waits here or not."""
         try:
             async with asyncio.timeout(seconds):
-                await at(to).nap(tokens[1], 2.0)
+                await asyncio.shield(at(to).nap(tokens[1], 2.0))
         except TimeoutError:
             pass
         finally:
             self.tokens.append(tokens[0])
         return True
+
+    async def call_off(self, tokens: list[int], to: str, seconds: float) -> bool:
+        """The call is cancelled there, and has something to undo; or it was over before."""
+        try:
+            async with asyncio.timeout(seconds):
+                await at(to).nap_or_undo(tokens[1], 2.0)
+        except TimeoutError:
+            pass
+        finally:
+            self.tokens.append(tokens[0])
+        return True
+
+    async def nap_or_undo(self, token: int, seconds: float) -> None:
+        try:
+            await asyncio.sleep(seconds)
+        except asyncio.CancelledError:
+            await asyncio.sleep(seconds / 4)
+            raise
+        finally:
+            self.tokens.append(token)
 
     # --- the outside
 
