@@ -11,6 +11,7 @@ import pytest
 
 from perdure import (
     BadArguments,
+    CallCancelled,
     Conflict,
     Object,
     Promise,
@@ -215,7 +216,7 @@ async def test_a_promise_is_withdrawn() -> None:
         await stage.settle()
         assert await order.give_up()
         assert not await order.give_up()
-        with pytest.raises(asyncio.CancelledError):
+        with pytest.raises(CallCancelled):
             await waiting
         with pytest.raises(Conflict):
             await Promise.resolve(token, Approval(True))
