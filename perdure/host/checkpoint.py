@@ -20,7 +20,13 @@ import structlog
 from perdure.clock import NS
 from perdure.errors import CallError, OperatorError, StoreUnavailable
 from perdure.host.activation import State
-from perdure.host.snapshots import newest_seq, promotable, take_snapshot, worth_it
+from perdure.host.snapshots import (
+    TURNS_BEHIND_BASE,
+    newest_seq,
+    promotable,
+    take_snapshot,
+    worth_it,
+)
 from perdure.journal import codec
 from perdure.journal.entry import Call, Ended, Timetable
 from perdure.ref import parse_address
@@ -44,6 +50,9 @@ class Checkpointer:
         self._task: asyncio.Task[None] | None = None
         self._lock = asyncio.Lock()
         self.done = 0
+        self._unpromoted: dict[int, int] = {}
+        """Objects that did not get a newer base when they should, by how many turns they have to
+        be behind it to be tried again: the trial replays all of them."""
         self._ended_ns = host.clock.now_ns()
 
     def start(self) -> None:
@@ -266,6 +275,10 @@ class Checkpointer:
             return []
         return [(row.oid, row.seq) for row in rows if row.snapshot is not None]
 
+    def far_behind(self, oid: int) -> int:
+        """So many turns behind its base an object gets a newer one, if it is never at rest."""
+        return self._unpromoted.get(oid, TURNS_BEHIND_BASE)
+
     async def _promote(self, rows: list[ObjectRow]) -> None:
         """Give objects that are never at rest a newer base."""
         host, log = self._host, self._host.log
@@ -273,8 +286,15 @@ class Checkpointer:
             if row.snapshot is not None or row.kind not in host.kinds:
                 continue
             stored = await host.store.load(log.part, row.oid)
-            if stored is None or stored.suspended is None or not await promotable(host, stored):
+            if stored is None or stored.suspended is None:
                 continue
+            behind = stored.row.last - stored.row.seq
+            if behind < self.far_behind(row.oid):
+                continue
+            if not await promotable(host, stored):
+                self._unpromoted[row.oid] = behind * 2
+                continue
+            self._unpromoted.pop(row.oid, None)
             cache = stored.suspended
             # What was replayed is on disk, and nothing but a checkpoint writes rows.
             base = dataclasses.replace(stored.row, seq=cache.seq, snapshot=cache.body)

@@ -46,14 +46,19 @@ from perdure.store.base import Segment
 from perdure.suspend import heap
 
 
-def replay_segments(machine: Machine, segments: Sequence[Segment]) -> int:
-    """Run history again; gives the number of turns. Raises DivergenceError or JournalCorrupt."""
+def replay_segments(machine: Machine, segments: Sequence[Segment], upto: int | None = None) -> int:
+    """Run history again; gives the number of turns. Raises DivergenceError or JournalCorrupt.
+
+    Turns behind `upto` are left out.
+    """
     replayed = 0
     if segments:
         with _past(machine):
             for segment in segments:
                 place = f"history of {machine.address}, turns {segment.first} to {segment.last}"
                 for _, entry in codec.read_entries(segment.body, place):
+                    if upto is not None and entry.seq > upto:
+                        return replayed
                     replayed += _replay(machine, entry)
     return replayed
 

@@ -51,7 +51,7 @@ def take_snapshot(host: Host, activation: Activation, *, stays: bool) -> Stored 
         quiescent = quiescent and not heap.is_suspended(snapshot)
         if stays and (heap.has_sets(snapshot) or not quiescent):
             activation.adopt(snapshot)
-    except NotSerializable as error:
+    except (NotSerializable, heap.CodeChanged) as error:
         if quiescent:
             logger.warning("an object has no snapshot", object=machine.address, why=str(error))
         activation.unkept = str(error)
@@ -79,12 +79,13 @@ def worth_it(activation: Activation) -> bool:
 
     Not where the stored one is about to be tried as a base: a newer one would take its place.
     """
-    seq = activation.machine.seq
-    behind = seq - activation.snapshot_seq
-    if behind <= 0 or activation.machine.quiescent():
+    machine = activation.machine
+    behind = machine.seq - activation.snapshot_seq
+    if behind <= 0 or machine.quiescent():
         return behind > 0
     cached = activation.snapshot_seq > activation.base_seq
-    if cached and seq - activation.base_seq >= TURNS_BEHIND_BASE:
+    far = activation.host.checkpointer.far_behind(machine.oid)
+    if cached and machine.seq - activation.base_seq >= far:
         return False
     return behind >= TURNS_WORTH_A_CACHE
 
@@ -109,27 +110,41 @@ def _row(host: Host, machine: Machine, seq: int, snapshot: bytes | None, wake_at
 async def promotable(host: Host, stored: Stored) -> bool:
     """Whether the stored cache of an object may become its base.
 
-    The journal is replayed from the base through the turns that the cache was taken at, and on
-    through those that the live object has run since, going on from the copy that the cache's
-    bytes gave. If each of them asks for what the journal says, copy and original are the same as
-    far as anybody can see. It takes pages at a time, so that calls are answered in between.
+    The journal is replayed from the base up to the turn that the cache was taken at: then what
+    the cache's bytes load to has to be the same memory. It goes on through the turns that the live
+    object has run since, from the copy that those bytes gave; each of them has to ask for what the
+    journal says. Both together are all that anybody can see of a difference. It takes pages at a
+    time, so that calls are answered in between.
     """
     row, cache = stored.row, stored.suspended
-    if cache is None or row.last <= cache.seq or row.last - row.seq < TURNS_BEHIND_BASE:
+    if cache is None or row.last <= cache.seq:
         return False
-    machine = Machine(host.kinds[row.kind], row.key, row.oid, host.surroundings)
+    machine, copy = (
+        Machine(host.kinds[row.kind], row.key, row.oid, host.surroundings) for _ in range(2)
+    )
+    why = ""
     try:
+        # First, since it costs least: under another Python or other code it does not load.
+        heap.load_heap(copy, cache.body)
         if row.snapshot is not None:
             heap.load_heap(machine, row.snapshot)
         while machine.seq < row.last:
             page = await host.store.history(host.log.part, row.oid, machine.seq, _PAGE)
-            if not page:
-                return False
             await host.blobs.fetch_for(row.oid, page)
-            replay_segments(machine, page)
+            if machine.seq < cache.seq:
+                replayed = replay_segments(machine, page, cache.seq)
+                if machine.seq == cache.seq and not heap.same_heap(machine, copy):
+                    why = f"a replay of {machine.seq - row.seq} turns comes to something else"
+            else:
+                replayed = replay_segments(machine, page)
+            if why or not replayed:
+                break
     except PerdureError as error:
-        logger.warning("a snapshot stays a cache", object=machine.address, why=str(error))
-        return False
+        why = str(error)
     finally:
+        done = machine.seq >= row.last
         machine.discard()
-    return True
+        copy.discard()
+    if why:
+        logger.warning("a snapshot stays a cache", object=machine.address, why=why)
+    return done and not why

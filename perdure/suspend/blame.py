@@ -15,6 +15,7 @@ import io
 import socket
 import threading
 import types
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -199,6 +200,9 @@ _WHOLE = 9
 
 def describe(value: object) -> str:
     """What a value is, for a person."""
+    if type(value) in weakref.ProxyTypes:
+        # It says that it is what it stands for.
+        return "a weakref.proxy"
     for cls, name in _NAMES:
         if isinstance(value, cls):
             called = getattr(value, "__qualname__", None)

@@ -269,12 +269,13 @@ def _of_app(module: str) -> bool:
 
 def variables(module: str) -> dict[str, Any]:
     """The global variables of a module."""
-    return vars(importlib.import_module(module))
+    return vars(sys.modules.get(module) or importlib.import_module(module))
 
 
 def find_code(module: str, qualname: str, mark: bytes, line: int, carried: bytes = b"") -> Code:
     """The code of that name which does the same. Raises CodeChanged."""
-    importlib.import_module(module)
+    if module not in sys.modules:
+        importlib.import_module(module)
     place = _module(module)
     found = place.find((qualname, mark), line) if place is not None else None
     if found is not None:

@@ -84,7 +84,8 @@ def reduce_frame(frame: Any) -> Any:
         raise pickle.PicklingError(f"suspended code cannot be kept here: {reason}")
     if layout.running(frame):
         raise pickle.PicklingError("it runs at this moment")
-    loading.session().suspended = True
+    session = loading.session()
+    session.suspended = True
     code = layout.code_of(frame)
     place = codes.place_of(code, layout.globals_of(frame))
     args: tuple[Any, ...] = (place,)
@@ -95,6 +96,8 @@ def reduce_frame(frame: Any) -> Any:
     except layout.Broken as error:
         probe.switch_off(str(error))
         raise pickle.PicklingError(str(error)) from error
+    session.places.add((*place[:3], *state[:-1]))
+    state.values[:] = map(landmarks.or_its_name, state.values)
     return make_frame, args, tuple(state), None, None, fill_frame
 
 
@@ -190,7 +193,8 @@ def reduce_function(function: types.FunctionType) -> Any:
     known = landmarks.reduce_function(function)
     if known is not None:
         return known
-    loading.session().suspended = True
+    session = loading.session()
+    session.suspended = True
     code = function.__code__
     state: dict[str, Any] = {}
     for name in ("__defaults__", "__kwdefaults__", "__annotations__", "__dict__"):
@@ -206,7 +210,9 @@ def reduce_function(function: types.FunctionType) -> Any:
     for name, value in unchanged.items():
         if getattr(function, name) != value:
             state[name] = getattr(function, name)
-    args = codes.place_of(code, function.__globals__), function.__closure__
+    place = codes.place_of(code, function.__globals__)
+    session.places.add(place[:3])
+    args = place, function.__closure__
     return make_function, args, state or None, None, None, fill_function
 
 
@@ -228,7 +234,7 @@ def reduce_cell(cell: types.CellType) -> Any:
         contents = cell.cell_contents
     except ValueError:
         return make_cell, ()
-    return make_cell, (), (contents,), None, None, fill_cell
+    return make_cell, (), (landmarks.or_its_name(contents),), None, None, fill_cell
 
 
 def make_method(function: Any, owner: Any) -> types.MethodType:

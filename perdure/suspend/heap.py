@@ -18,6 +18,7 @@ import contextvars
 import copyreg
 import importlib.util
 import io
+import os
 import pickle
 import struct
 import sys
@@ -44,6 +45,7 @@ from perdure.suspend import (
     letting_go,
     loading,
     opaque,
+    raised,
     values,
 )
 from perdure.suspend.codes import CodeChanged
@@ -188,7 +190,9 @@ _TABLE: dict[type, Reducer] = {
     contextvars.ContextVar: contexts.reduce_var,
     object: landmarks.reduce_mark,
     types.ModuleType: landmarks.reduce_module,
-    types.TracebackType: lambda value: (type(None), ()),
+    landmarks.Named: landmarks.reduce_named,
+    type(os.environ): landmarks.reduce_environment,
+    types.TracebackType: raised.reduce_traceback,
 }
 
 
@@ -208,11 +212,15 @@ def _reducer_of(cls: type) -> Reducer | None:
         return landmarks.reduce_class
     if issubclass(cls, (set, frozenset)):
         return _reduce_set
-    reducer = values.reducer_of(cls)
-    if _pickles_itself(cls):
+    reducer = _common_reducer_of(cls)
+    if _pickles_itself(cls) or issubclass(cls, _STRICT):
         reducer = _reduce_doubtful
     singles = landmarks.singles(cls)
     return landmarks.reducer_among(singles, reducer) if singles else reducer
+
+
+def _common_reducer_of(cls: type) -> Reducer | None:
+    return raised.reduce_raised if issubclass(cls, BaseException) else values.reducer_of(cls)
 
 
 def _reduce_set(value: Any) -> Any:
@@ -222,7 +230,7 @@ def _reduce_set(value: Any) -> Any:
 
 def _reduce_doubtful(value: Any) -> Any:
     loading.session().doubtful = True
-    reducer = values.reducer_of(type(value))
+    reducer = _common_reducer_of(type(value))
     return NotImplemented if reducer is None else reducer(value)
 
 
@@ -243,20 +251,30 @@ _PICKLING = (
     "__getnewargs_ex__",
     "__getstate__",
     "__hash__",
+    "__new__",
     "__reduce__",
     "__reduce_ex__",
     "__setattr__",
     "__setstate__",
 )
 
+# Exceptions that cannot be made of any arguments, while their `args` can be set to any.
+_STRICT = (UnicodeError, SyntaxError, BaseExceptionGroup)
+
 _reducers = Reducers(_reducer_of)
 
 
 class HeapPickler(pickle.Pickler):
-    """Pickles what an object consists of."""
+    """Pickles what an object consists of, and notes which classes that needs."""
+
+    def __init__(self, buffer: io.BytesIO) -> None:
+        super().__init__(buffer, PROTOCOL)
+        self.classes: set[type] = set()
 
     def reducer_override(self, value: Any) -> Any:
-        reducer = _reducers[type(value)]
+        cls = type(value)
+        self.classes.add(cls)
+        reducer = _reducers[cls]
         return NotImplemented if reducer is None else reducer(value)
 
 
@@ -267,20 +285,34 @@ def _state_of(machine: Any) -> dict[str, Any]:
 def dump_heap(machine: Any, *, try_out: bool = True) -> bytes:
     """The whole memory of an object, suspended code included. Nothing of it is changed.
 
-    Where it is not certain to load, it is loaded once to see, unless `try_out` is False. Raises
-    NotSerializable, naming the path to what cannot be kept.
+    Unless `try_out` is False it is loaded once to see, where it may not load: for what classes of
+    the app have a say in each time, for any other class and for each place in which code waits
+    until one with it was loaded in this process. Raises NotSerializable, naming the path to what
+    cannot be kept.
     """
     state = _state_of(machine)
     buffer = io.BytesIO()
+    pickler = HeapPickler(buffer)
     with loading.of(machine) as session:
         try:
-            HeapPickler(buffer, PROTOCOL).dump(state)
+            pickler.dump(state)
         except TROUBLE as error:
             raise _refusal(machine, state, error) from error
     pickled = buffer.getvalue()
-    if try_out and (session.suspended or session.doubtful):
-        _try_out(machine, pickled)
+    if try_out:
+        met = pickler.classes | session.places
+        if session.doubtful or not met <= _tried:
+            _try_out(machine, pickled)
+            if len(_tried) > _TRIED_MAX:
+                # Rather than keep dropped modules alive.
+                _tried.clear()
+            _tried.update(met)
     return _seal(pickled, session)
+
+
+_tried: set[Any] = set()
+"""Classes, and places in code, of snapshots that were loaded to see in this process."""
+_TRIED_MAX = 10_000
 
 
 def _try_out(machine: Any, pickled: bytes) -> None:
@@ -443,7 +475,7 @@ def _corrupt(machine: Any, what: str) -> JournalCorrupt:
 def _refusal(machine: Any, state: dict[str, Any], error: BaseException) -> NotSerializable:
     def works(part: object) -> bool:
         try:
-            HeapPickler(io.BytesIO(), PROTOCOL).dump(part)
+            HeapPickler(io.BytesIO()).dump(part)
         except TROUBLE:
             return False
         return True

@@ -149,6 +149,50 @@ def reduce_itertool(iterator: Any) -> Any:
     return *reduced[:3], None, None, set_quietly
 
 
+class Pairwise:
+    """Goes on where an itertools.pairwise was, which can only be made at its beginning."""
+
+    __slots__ = ("iterator", "last")
+
+    def __init__(self, iterator: Any, *last: Any) -> None:
+        self.iterator = iterator
+        self.last = last
+
+    def __iter__(self) -> Pairwise:
+        return self
+
+    def __next__(self) -> tuple[Any, Any]:
+        if self.iterator is None:
+            raise StopIteration
+        try:
+            first = self.last[-1] if self.last else next(self.iterator)
+            self.last = pair = (first, next(self.iterator))
+        except BaseException:
+            # Whatever ends it ends it for good.
+            self.iterator, self.last = None, ()
+            raise
+        return pair
+
+
+def reduce_pairwise(pairwise: Any) -> Any:
+    """What it walks, and the item it has seen last. One that has ended has neither."""
+    if type(pairwise) is Pairwise:
+        held = [pairwise.iterator, *pairwise.last[-1:]] if pairwise.iterator is not None else []
+    else:
+        held = _held_by_pairwise(pairwise)
+    return (Pairwise, tuple(held)) if held else (iter, ((),))
+
+
+def _held_by_pairwise(pairwise: Any) -> list[Any]:
+    held = [part for part in gc.get_referents(pairwise) if part is not itertools.pairwise]
+    # The tuple that it may give once more, where it has one (3.13).
+    return held[: len(held) - _SPARE]
+
+
+_SPARE = 0
+_SPARE = len(_held_by_pairwise(itertools.pairwise(()))) - 1
+
+
 def refuse(iterator: Any) -> Any:
     raise pickle.PicklingError("how far it has come cannot be seen; iterate over a list() of it")
 
@@ -171,5 +215,7 @@ REDUCERS: dict[type, Any] = {
         for cls in vars(itertools).values()
         if isinstance(cls, type) and cls.__module__ == "itertools"
     },
+    itertools.pairwise: reduce_pairwise,
+    Pairwise: reduce_pairwise,
     **dict.fromkeys(_refused, refuse),
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import builtins
 import importlib
+import os
 import pickle
 import sys
 import types
@@ -17,7 +18,7 @@ from perdure.suspend import values
 
 def find(module: str, path: str, wrapped: int = 0) -> Any:
     """What stands at a dotted path in a module. Raises ImportError or AttributeError."""
-    found: Any = importlib.import_module(module)
+    found: Any = sys.modules.get(module) or importlib.import_module(module)
     for name in path.split("."):
         found = getattr(found, name)
     for _ in range(wrapped):
@@ -36,6 +37,42 @@ def reduce_module(module: types.ModuleType) -> Any:
     if sys.modules.get(module.__name__) is not module:
         raise pickle.PicklingError("a module that cannot be imported by its name")
     return find_module, (module.__name__,)
+
+
+class Named:
+    """Takes the place of a plain dict, which pickle never asks about, that a name leads to."""
+
+    __slots__ = ("reduced",)
+
+    def __init__(self, reduced: Any) -> None:
+        self.reduced = reduced
+
+
+def reduce_named(value: Named) -> Any:
+    return value.reduced
+
+
+def find_variables(module: str) -> dict[str, Any]:
+    return vars(sys.modules.get(module) or importlib.import_module(module))
+
+
+def or_its_name(value: Any) -> Any:
+    """A value; or what stands for it, if it is what `globals()` gives, or `sys.modules`."""
+    if type(value) is not dict:
+        return value
+    if value is sys.modules:
+        return Named((find, ("sys", "modules")))
+    name = value.get("__name__")
+    if type(name) is str and getattr(sys.modules.get(name), "__dict__", None) is value:
+        return Named((find_variables, (name,)))
+    return value
+
+
+def reduce_environment(value: Any) -> Any:
+    for name in ("environ", "environb"):
+        if getattr(os, name, None) is value:
+            return find, ("os", name)
+    return NotImplemented
 
 
 # --- classes

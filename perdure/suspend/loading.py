@@ -15,7 +15,7 @@ from typing import Any
 class Session:
     """What belongs to one dump or load."""
 
-    __slots__ = ("doubtful", "frames", "later", "machine", "sets", "suspended")
+    __slots__ = ("doubtful", "frames", "later", "machine", "places", "sets", "suspended")
 
     def __init__(self, machine: Any) -> None:
         self.machine = machine
@@ -23,6 +23,8 @@ class Session:
         """What can be done only when the whole graph is there."""
         self.frames: list[Any] = []
         """The frames that a load has made."""
+        self.places: set[Any] = set()
+        """Of the code that a dump has met: which it is, and where it goes on."""
         self.suspended = False
         """Whether code is in it, and not data alone."""
         self.sets = False

@@ -11,6 +11,7 @@ import gc
 import pickle
 import re
 import types
+import weakref
 from typing import Any
 
 from perdure.suspend import loading
@@ -45,6 +46,53 @@ def make_proxy(mapping: Any) -> types.MappingProxyType[Any, Any]:
 
 def reduce_proxy(proxy: types.MappingProxyType[Any, Any]) -> Any:
     return make_proxy, (gc.get_referents(proxy)[0],)
+
+
+# --- super(), and anext() with a default
+
+
+def make_super(cls: type, owner: Any) -> Any:
+    return super(cls) if owner is None else super(cls, owner)
+
+
+def reduce_super(value: Any) -> Any:
+    return make_super, (value.__thisclass__, value.__self__)
+
+
+class _Gives:
+    """An async iterator whose next step is there already."""
+
+    def __init__(self, step: Any) -> None:
+        self.step = step
+
+    def __anext__(self) -> Any:
+        return self.step
+
+
+async def _nothing() -> None: ...
+
+
+def _anext_type() -> type:
+    step = _nothing()
+    found = type(anext(_Gives(step), None))
+    step.close()
+    return found
+
+
+def make_anext(step: Any, default: Any) -> Any:
+    return anext(_Gives(step), default)
+
+
+def reduce_anext(value: Any) -> Any:
+    held = [part for part in gc.get_referents(value) if part is not type(value)]
+    return make_anext, tuple(held)
+
+
+# --- what cannot be made again
+
+
+def refuse(value: Any) -> Any:
+    raise pickle.PicklingError("it is about another object, and not a value of its own")
 
 
 # --- tokens
@@ -88,4 +136,9 @@ REDUCERS: dict[type, Any] = {
     re.Match: reduce_match,
     types.MappingProxyType: reduce_proxy,
     contextvars.Token: reduce_token,
+    super: reduce_super,
+    _anext_type(): reduce_anext,
+    weakref.ProxyType: refuse,
+    weakref.CallableProxyType: refuse,
+    weakref.finalize: refuse,
 }

@@ -63,6 +63,8 @@ def reduce_exception(error: BaseException) -> Reduced:
         function, args = make_exception, (cls, reduced[1])
         names = copyreg._slotnames(cls)  # type: ignore[attr-defined]
         slots = {name: getattr(error, name) for name in names if hasattr(error, name)} or None
+        if isinstance(error, NameError | AttributeError) and error.name is not None:
+            slots = {**(slots or {}), "name": error.name}
     else:
         function, args, slots = reduced[0], reduced[1], None
     cause, context, suppressed = error.__cause__, error.__context__, error.__suppress_context__

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import collections
+import concurrent.futures
+import ctypes
+import itertools
+import queue
+import re
+import sys
+import threading
+import types
+import weakref
 from typing import Any
 
 import pytest
 
 import perdure
 from perdure import Object, query
+from perdure.host import checkpoint, snapshots
+from perdure.host.machine import Machine
 from perdure.host.snapshots import TURNS_BEHIND_BASE
 from perdure.journal.identity import oid_of
 from perdure.sight import look
 from perdure.store.memory import MemoryStore
-from perdure.suspend import probe
+from perdure.suspend import heap, probe
 from tests.host.programs import NAMES, Programs
 from tests.host.stage import Stage
 
@@ -88,6 +100,54 @@ async def test_a_loop_that_never_rests_wakes_from_its_snapshot() -> None:
         assert stage.host.stats().replayed < 2000
         await asyncio.sleep(1)
         assert await Ticker.at("t").read() >= before + 19
+
+
+async def test_a_snapshot_becomes_the_base_only_if_it_is_what_the_journal_says(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    store = MemoryStore()
+    async with Stage(Ticker, store=store, checkpoint_seconds=60.0, debug=False) as stage:
+        await perdure.send(Ticker.at("t").run)
+        await asyncio.sleep(70)
+        # No newer one from here on, as if the code could not be kept any more.
+        monkeypatch.setattr(snapshots, "TURNS_WORTH_A_CACHE", 1_000_000)
+        await asyncio.sleep(100)
+        oid, host = oid_of("Ticker", "t"), stage.host
+        stored = await store.load(host.log.part, oid)
+        assert stored is not None
+        cache = stored.suspended
+        assert cache is not None
+        assert await snapshots.promotable(host, stored)
+        another = Machine(host.kinds["Ticker"], "t", oid, host.surroundings)
+        heap.load_heap(another, cache.body)
+        another.instance.ticks += 1  # type: ignore[union-attr]
+        wrong = cache._replace(body=heap.dump_heap(another))
+        another.discard()
+        assert not await snapshots.promotable(host, stored._replace(suspended=wrong))
+        broken = cache._replace(body=cache.body[:-3] + b"bad")
+        assert not await snapshots.promotable(host, stored._replace(suspended=broken))
+        monkeypatch.setattr(probe, "_reason", "the trial failed")
+        assert not await snapshots.promotable(host, stored)
+
+
+async def test_an_object_that_gets_no_newer_base_is_not_tried_at_each_checkpoint(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+
+    async def never(host: Any, stored: Any) -> bool:
+        tried.append(stored.row.last - stored.row.seq)
+        return False
+
+    monkeypatch.setattr(checkpoint, "promotable", never)
+    async with Stage(Ticker, checkpoint_seconds=10.0, debug=False) as stage:
+        await perdure.send(Ticker.at("t").run)
+        await asyncio.sleep(1200)
+        # Meanwhile its caches are as new as ever.
+        activation = stage.host.find(oid_of("Ticker", "t"))
+        assert activation.machine.seq - activation.snapshot_seq < TURNS_BEHIND_BASE
+    assert len(tried) == 3
+    assert all(later >= 2 * earlier for earlier, later in itertools.pairwise(tried))
 
 
 async def test_without_history_what_is_stored_of_a_ticker_stays_flat() -> None:
@@ -183,6 +243,62 @@ async def test_what_cannot_be_kept_is_named_and_the_object_comes_back_by_replay(
         assert "replay" in shown["rebuild"]["by"]
         await asyncio.sleep(11)
         assert await Keeper.at("k").read() == ["False"]
+
+
+class Keepsakes(Object):
+    """Waits with something in its hands that exists in one process alone."""
+
+    log: list[str] = []
+
+    async def hold(self, what: str) -> None:
+        self.log.append("began")
+        held = MADE[what]()
+        await asyncio.sleep(10)
+        self.log.append(type(held).__name__)
+
+    @query
+    async def read(self) -> list[str]:
+        return self.log
+
+
+async def _numbers() -> Any:
+    yield 1
+
+
+MADE: dict[str, Any] = {
+    "thread lock": threading.Lock,
+    "memoryview": lambda: memoryview(b"abc"),
+    "weakref": lambda: weakref.ref(Keepsakes),
+    "weak proxy": lambda: weakref.proxy(Keepsakes),
+    "frame": lambda: sys._getframe(),
+    "local class": lambda: type("Local", (), {})(),
+    "matches": lambda: re.finditer("a", "aa"),
+    "deque iterator": lambda: iter(collections.deque([1])),
+    "item on its way": lambda: _numbers().asend(1),
+    "function of no module": lambda: types.FunctionType(_numbers.__code__, {}),
+    "queue of threads": queue.Queue,
+    "future of threads": concurrent.futures.Future,
+    "foreign pointer": lambda: ctypes.pointer(ctypes.c_int(1)),
+}
+
+
+@pytest.mark.parametrize("what", MADE)
+async def test_what_exists_in_one_process_alone_costs_a_replay_and_nothing_else(what: str) -> None:
+    async with Stage(Keepsakes) as stage:
+        await perdure.send(Keepsakes.at("k").hold, what)
+        await stage.hibernate()
+        assert stage.host.stats().live == 0
+        shown = await look.show(stage.host, "Keepsakes/k")
+        rebuild = shown["rebuild"]
+        assert (rebuild["by"], rebuild["entries"]) == ("replay", 1)
+        assert rebuild["why"].startswith("Keepsakes/k: hold() line ")
+        assert ": local 'held'" in rebuild["why"]
+        assert await Keepsakes.at("k").read() == ["began"]
+        await stage.restart()
+        await asyncio.sleep(11)
+        expected = type(MADE[what]()).__name__
+        assert await Keepsakes.at("k").read() == ["began", expected]
+        assert await stage.host.quarantined() == []
 
 
 async def test_a_cache_that_does_not_load_is_thrown_away() -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 PRELUDE = '''
-import asyncio, collections, contextlib, contextvars, functools, itertools, re, sys
+import asyncio, collections, contextlib, contextvars, functools, itertools, re, sys, traceback
 from dataclasses import dataclass, field
 from perdure import Object
 MISSING = object()
@@ -379,6 +379,14 @@ STATEMENTS = [
     "except Failed as error:\n    await step('from')\n    log.append(repr(error.__cause__))",
     "$ = sys.exc_info()\ntry:\n    raise KeyError(5)\nexcept KeyError:\n    LEAF\n"
     "    log.append(sys.exc_info()[0].__name__)\nlog.append(sys.exc_info()[0])",
+    "try:\n    LEAF\n    raise Failed(a, b)\nexcept Exception as error:\n    LEAF\n"
+    "    log.append(traceback.format_exc())",
+    "$ = items(log, 1)\nlog.append([await anext($, 'none'), await anext($, 'none')])",
+    "$ = Derived()\nparent = super(Derived, $)\nawait step('super')\nlog.append(await parent.m(@))",
+    "for $ in itertools.pairwise([1, 2, 3]):\n    LOOP",
+    "$ = globals()\nawait step('globals')\nlog.append($ is globals())",
+    "try:\n    self.absent\nexcept AttributeError as error:\n    await step('absent')\n"
+    "    log.append((error.name, error.obj is self))",
     "x$, *y$ = [await step(z) for z in (1, 2, 3)]\nlog.append((x$, y$))",
 ]
 

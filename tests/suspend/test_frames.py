@@ -9,8 +9,10 @@ import contextvars
 import decimal
 import gc
 import itertools
+import os
 import re
 import sys
+import traceback
 import types
 import warnings
 from collections.abc import Iterator
@@ -20,7 +22,7 @@ import pytest
 
 from perdure import Object
 from perdure.host.machine import Machine
-from perdure.suspend import codes, heap, letting_go, loading
+from perdure.suspend import heap, letting_go
 from tests.suspend.machines import Run, differences, fresh, reborn, state_of
 
 ended: list[str] = []
@@ -61,6 +63,14 @@ async def stream() -> Any:
             yield i
     finally:
         ended.append("stream")
+
+
+class Once:
+    def __init__(self, step: Any) -> None:
+        self.step = step
+
+    def __anext__(self) -> Any:
+        return self.step
 
 
 class Waits(Object):
@@ -154,6 +164,7 @@ class Waits(Object):
             "islice": itertools.islice(itertools.count(3), 2, 9, 2),
             "groups": itertools.groupby([1, 1, 2]),
             "product": itertools.product("ab", [1, 2]),
+            "pairs": itertools.pairwise([1, 2, 3, 4]),
             "zip": zip("abc", [1, 2, 3], strict=True),
             "map": map(str, range(4)),
             "callable": iter(collections.deque([1, 2, 0]).popleft, 0),
@@ -222,6 +233,61 @@ class Waits(Object):
         self.log.append({1: 2}.keys().isdisjoint([await later(1)]))
         self.log.append("a b".split(await later(None)))  # type: ignore[arg-type]
 
+    async def tells_where_it_failed(self) -> None:
+        def divide(by: int) -> list[float]:
+            return [1 / (by - n) for n in (1, 2)] + [(lambda: len(self.table))()]
+
+        try:
+            divide(2)
+        except ZeroDivisionError as error:
+            await asyncio.sleep(1)
+            self.log.append(traceback.format_exc())
+            self.kept = error
+        await asyncio.sleep(1)
+        try:
+            try:
+                raise self.kept
+            finally:
+                await asyncio.sleep(1)
+        except ZeroDivisionError as error:
+            self.log.append("".join(traceback.format_exception(error)))
+            self.log.append([line.name for line in traceback.extract_tb(error.__traceback__)])
+        try:
+            try:
+                self.tabel[1]  # type: ignore[attr-defined]
+            except AttributeError as error:
+                await asyncio.sleep(1)
+                raise KeyError(unheard_of) from error  # type: ignore[name-defined]
+        except NameError as error:
+            await asyncio.sleep(1)
+            self.log.append(traceback.format_exc())
+            self.log.append((error.name, error.__context__.name, error.__context__.obj is self))  # type: ignore[union-attr]
+            self.kept = None
+
+    async def stands_in_the_middle(self) -> None:
+        async def items() -> Any:
+            for n in range(2):
+                await asyncio.sleep(1)
+                yield n
+
+        async def nothing() -> int:
+            await asyncio.sleep(1)
+            return 5
+
+        class_of = super()
+        walking = items()
+        self.log.append([await anext(walking, "none") for _ in range(4)])
+        self.log.append(await anext(Once(nothing()), "none"))
+        self.log.append((repr(class_of)[:16], class_of.__eq__(self)))
+        here = globals()
+        pairs = itertools.pairwise("ab")
+        await asyncio.sleep(1)
+        self.log.append((here is globals(), os.environ is vars(os)["environ"]))
+        environment, modules = os.environ, sys.modules
+        self.log.append(list(pairs))
+        await asyncio.sleep(1)
+        self.log.append((environment is os.environ, modules is sys.modules, list(pairs)))
+
     async def sets_context_variables(self) -> None:
         first = shade.set("first")
         second = shade.set("second")
@@ -272,6 +338,8 @@ PROGRAMS = [
     "keeps_functions",
     "keeps_what_it_found",
     "waits_for_arguments",
+    "tells_where_it_failed",
+    "stands_in_the_middle",
     "sets_context_variables",
     "keeps_ended_code",
 ]
@@ -281,6 +349,18 @@ PROGRAMS = [
 @pytest.mark.filterwarnings("error")
 def test_a_handler_goes_on_from_bytes(name: str) -> None:
     assert differences(Waits, name) == ""
+
+
+def test_a_traceback_tells_the_same_from_bytes() -> None:
+    run = Run(fresh(Waits), reborn)
+    run.call("tells_where_it_failed")
+    run.finish()
+    first, again, names, *_ = state_of(run.machine)["log"]
+    assert 'test_frames.py", line ' in first
+    assert "return [1 / (by - n) for n in (1, 2)]" in first
+    assert "~~^~" in first
+    assert first.splitlines()[-3:] == again.splitlines()[-3:]
+    assert names[:3] == ["tells_where_it_failed"] * 2 + ["divide"]
 
 
 def waiting() -> Machine:
@@ -346,190 +426,3 @@ def test_many_round_trips_leave_nothing_behind(rounds: int) -> None:
     assert abs(sys.getrefcount(Waits.nested.__code__) - code) < 5
     assert (ended, Counted.alive) == ([], 2)
     heap.drop_all(machine)
-
-
-# --- code that has changed
-
-MODULE = "suspended_app"
-
-SOURCE = """
-import asyncio
-from perdure import Object
-class Order(Object, name="Order"):
-    log: list = []
-    async def run(self):
-        await self.wait()
-        self.log.append(self.after())
-    async def wait(self):
-        await asyncio.sleep(10)
-    def after(self):
-        return "before the change"
-    async def twins(self):
-        first, second = (lambda: 1), (lambda: 1)
-        await asyncio.sleep(10)
-        self.log.append((first(), second()))
-"""
-
-
-@pytest.fixture
-def app() -> Iterator[Any]:
-    """Loads a version of a small app under one name."""
-
-    def load(source: str) -> type[Object]:
-        module = types.ModuleType(MODULE)
-        sys.modules[MODULE] = module
-        exec(compile(source, "suspended_app.py", "exec"), vars(module))
-        cls: type[Object] = module.Order
-        return cls
-
-    yield load
-    del sys.modules[MODULE]
-
-
-def suspended(cls: type[Object], handler: str = "run") -> bytes:
-    run = Run(fresh(cls))
-    run.call(handler)
-    run.step()
-    data = heap.dump_heap(run.machine)
-    heap.drop_all(run.machine)
-    return data
-
-
-def go_on(cls: type[Object], data: bytes) -> list[Any]:
-    machine = fresh(cls)
-    heap.load_heap(machine, data)
-    found: list[Any] = state_of(Run(machine).finish().machine)["log"]
-    return found
-
-
-def test_code_that_moved_is_found_again(app: Any) -> None:
-    data = suspended(app(SOURCE))
-    moved = "# a comment\n" * 30 + SOURCE.replace('"before the change"', '"after it"')
-    assert go_on(app(moved), data) == ["after it"]
-
-
-def test_two_codes_that_do_the_same_may_stand_for_each_other(app: Any) -> None:
-    cls = app(SOURCE)
-    assert go_on(cls, suspended(cls, "twins")) == [(1, 1)]
-
-
-@pytest.mark.parametrize(
-    ("old", "new", "what"),
-    [
-        ("await self.wait()\n", "await self.wait(), 1\n", "Order.run in .* has changed"),
-        ("asyncio.sleep(10)", "asyncio.sleep(11)", "Order.wait in .* has changed"),
-        ("async def wait", "async def wait_longer", "Order.wait is no longer in"),
-    ],
-)
-def test_code_that_changed_is_refused(app: Any, old: str, new: str, what: str) -> None:
-    data = suspended(app(SOURCE))
-    cls = app(SOURCE.replace(old, new))
-    with pytest.raises(heap.CodeChanged, match=what):
-        heap.load_heap(fresh(cls), data)
-
-
-def test_a_module_that_is_gone_is_named(app: Any) -> None:
-    data = suspended(app(SOURCE))
-    sys.modules[MODULE] = types.ModuleType(MODULE)
-    with pytest.raises(heap.CodeChanged, match=r"Order\.\w+ is no longer in suspended_app"):
-        heap.load_heap(fresh(Waits), data)
-
-
-def test_library_code_goes_on_though_the_library_has_changed(
-    app: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cls = app(SOURCE)
-    data = suspended(cls)
-
-    async def sleep(delay: float, result: object = None) -> object:
-        raise AssertionError("this is another release's")
-
-    monkeypatch.setattr(asyncio.tasks, "sleep", sleep)
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    codes._modules.clear()
-    # Its file, too, holds something else now.
-    monkeypatch.setattr(codes._Module, "_look_at_file", lambda self: None)
-    try:
-        assert go_on(cls, data) == ["before the change"]
-    finally:
-        codes._modules.clear()
-
-
-def test_a_snapshot_of_another_python_is_refused(
-    app: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    cls = app(SOURCE)
-    data = suspended(cls)
-    monkeypatch.setattr(heap.importlib.util, "MAGIC_NUMBER", b"\0\0\r\n")
-    with pytest.raises(heap.CodeChanged, match="another Python"):
-        heap.load_heap(fresh(cls), data)
-
-
-def test_fingerprints_tell_apart_what_does_not_do_the_same() -> None:
-    sources = [
-        "def f(a): return a + 1",
-        "def f(a): return a + 2",
-        "def f(a): return a + 1.0",
-        "def f(a): return a + True",
-        "def f(b): return b + 1",
-        "def f(a, /): return a + 1",
-        "def f(*, a): return a + 1",
-        "def f(a): return a in {1, 2}",
-        "def f(a): return a in {1, 3}",
-        "async def f(a): return a + 1",
-        "def f(a):\n try: return a + 1\n except KeyError: pass",
-        "def f(a): return lambda: a",
-        "def f(a): return lambda: -a",
-        "def f(a): return a + 'x'",
-        "def f(a): return a + b'x'",
-    ]
-    made = []
-    for source in sources:
-        variables: dict[str, Any] = {}
-        exec(source, variables)
-        made.append(variables["f"].__code__)
-    marks = [codes.fingerprint(code) for code in made]
-    assert len(set(marks)) == len(marks)
-    again: dict[str, Any] = {}
-    exec("\n\n" + sources[0], again)
-    assert codes.fingerprint(again["f"].__code__) == marks[0]
-
-
-def test_code_is_found_through_decorators_tables_and_properties() -> None:
-    module = types.ModuleType("found_app")
-    sys.modules["found_app"] = module
-    source = """
-import functools
-def hide(function):
-    return lambda *args: function(*args)
-@hide
-def hidden(): yield 1
-@functools.lru_cache
-def cached(): return (n for n in [1])
-@functools.singledispatch
-def single(x): return (n for n in [1])
-TABLE = {"a": lambda: (n for n in [2])}
-class Things:
-    @property
-    def some(self): yield 3
-    @staticmethod
-    def plain(): yield 4
-    @functools.cached_property
-    def later(self): return (n for n in [5])
-    class Inner:
-        @classmethod
-        def deep(cls): yield 6
-"""
-    try:
-        exec(compile(source, "found_app.py", "exec"), vars(module))
-        things = module.Things()
-        made = [
-            *(module.hidden(), module.cached(), module.single(1), module.TABLE["a"]()),
-            *(things.some, things.plain(), things.later, things.Inner.deep()),
-        ]
-        with loading.of(fresh(Waits)):
-            for generator in made:
-                place = codes.place_of(generator.gi_code, vars(module))
-                assert codes.find_code(*place) is generator.gi_code
-    finally:
-        del sys.modules["found_app"]

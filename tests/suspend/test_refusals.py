@@ -4,15 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import concurrent.futures
 import contextvars
+import csv
+import ctypes
 import decimal
+import functools
+import hashlib
 import io
+import logging
+import mmap
+import multiprocessing
+import os
+import queue
 import re
+import select
 import socket
+import sqlite3
+import ssl
+import struct
+import subprocess
 import sys
+import tempfile
 import threading
 import types
 import weakref
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -167,6 +184,41 @@ def second_token() -> Any:
     return second
 
 
+def closed(value: Any) -> Any:
+    value.close()
+    return value
+
+
+def cursor() -> Any:
+    connection = sqlite3.connect(":memory:")
+    made = connection.cursor()
+    connection.close()
+    return made
+
+
+def ended_process() -> Any:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process
+
+
+def cleaned_directory() -> Any:
+    directory = tempfile.TemporaryDirectory()
+    directory.cleanup()
+    return directory
+
+
+def started_thread() -> Any:
+    thread = threading.Thread(target=bool)
+    thread.start()
+    thread.join()
+    return thread
+
+
+def another_loop() -> Any:
+    return closed(asyncio.new_event_loop())
+
+
 def broken_iterator() -> Any:
     numbers = {1, 2, 3}
     iterator = iter(numbers)
@@ -183,7 +235,7 @@ def hashed_too_soon() -> Any:
 
 
 ANIMALS: list[tuple[Callable[[], Any], str]] = [
-    (lambda: socket.socket(), "a socket"),
+    (lambda: closed(socket.socket()), "a socket"),
     (threading.Lock, "a lock of threads"),
     (threading.RLock, "a lock of threads"),
     (threading.Condition, "a lock of threads"),
@@ -193,7 +245,42 @@ ANIMALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: contextvars.copy_context().run(second_token), "a contextvars.Token"),
     (lambda: decimal.localcontext(), "a decimal.ContextManager"),
     (dead_reference, "a weakref.ReferenceType"),
+    (lambda: weakref.proxy(Zoo), "a weakref.proxy"),
+    (lambda: weakref.finalize(Unpicklable, print), "a weakref.finalize"),
+    (weakref.WeakSet, "a weakref.ReferenceType"),
     (lambda: sys._getframe(), "a frame"),
+    (lambda: compile("1", "a", "eval"), "a code"),
+    (lambda: csv.reader(["a"]), "a csv.reader"),
+    (lambda: closed(os.scandir(".")), "a posix.ScandirIterator"),
+    (lambda: re.finditer("a", "aa"), "a callable_iterator"),
+    (lambda: hashlib.sha256(), "a hashlib.HASH"),
+    (lambda: zlib.compressobj(), "a zlib.Compress"),
+    (lambda: struct.Struct("<I"), "a struct.Struct"),
+    (lambda: closed(sqlite3.connect(":memory:")), "a sqlite3.Connection"),
+    (cursor, "a sqlite3.Cursor"),
+    (started_thread, "a thread (Thread)"),
+    (threading.local, "a thread._local"),
+    (lambda: threading.Barrier(2), "a lock of threads"),
+    (queue.Queue, "a lock of threads"),
+    (queue.SimpleQueue, "a queue.SimpleQueue"),
+    (concurrent.futures.Future, "a lock of threads"),
+    (lambda: concurrent.futures.ThreadPoolExecutor(), "a queue.SimpleQueue"),
+    (lambda: multiprocessing.Lock(), "a multiprocessing.SemLock"),
+    (ended_process, "a lock of threads"),
+    (lambda: ssl.create_default_context(), "a ssl.SSLContext"),
+    (lambda: closed(select.epoll()), "a select.epoll"),
+    (lambda: closed(mmap.mmap(-1, 10)), "a mmap.mmap"),
+    (lambda: ctypes.pointer(ctypes.c_int(1)), "a tests.suspend.test_refusals.LP_c_int"),
+    (lambda: ctypes.CFUNCTYPE(None)(print), "a ctypes.CFUNCTYPE.<locals>.CFunctionType"),
+    (another_loop, "a weakref.ReferenceType"),
+    (cleaned_directory, "a weakref.finalize"),
+    (lambda: logging.StreamHandler(), "a lock of threads"),
+    (lambda: io.BufferedReader(io.BytesIO()), "an open file"),
+    (lambda: functools.lru_cache(lambda: 1), "a functools._lru_cache_wrapper"),
+    (lambda: functools.cmp_to_key(max)(1), "a functools.KeyWrapper"),
+    (lambda: agen().asend(5), "a async_generator_asend"),
+    (lambda: types.FunctionType(started_thread.__code__, {}), "a function"),
+    (lambda: types.FunctionType.__code__, "a getset_descriptor"),  # type: ignore[attr-defined]
     (lambda: types.ModuleType("nowhere"), "a module"),
     (made_class, "a tests.suspend.test_refusals.made_class.<locals>.Local"),
     (lambda: made_class().__class__, "a class that cannot be found by its name"),
@@ -224,6 +311,56 @@ def test_what_would_not_load_is_refused_before_it_is_written() -> None:
         heap.dump_heap(run("attribute", hashed_too_soon).machine)
 
 
+class MadeWithArguments:
+    def __new__(cls, value: int) -> MadeWithArguments:
+        made = super().__new__(cls)
+        made.value = value  # type: ignore[attr-defined]
+        return made
+
+
+def garbled() -> UnicodeError:
+    error = UnicodeDecodeError("utf-8", b"a", 0, 1, "why")
+    error.args = ("something else",)
+    return error
+
+
+@pytest.mark.parametrize("make", [lambda: MadeWithArguments(1), garbled])
+def test_what_cannot_be_made_again_is_refused_by_a_trial(make: Callable[[], Any]) -> None:
+    for _ in range(2):
+        with pytest.raises(NotSerializable, match="but not a state again: TypeError"):
+            heap.dump_heap(run("attribute", make).machine)
+
+
+def test_each_place_and_each_class_is_tried_once_in_a_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried = []
+    really = heap._try_out
+
+    def count(machine: Any, pickled: bytes) -> None:
+        tried.append(machine)
+        really(machine, pickled)
+
+    monkeypatch.setattr(heap, "_tried", set())
+    monkeypatch.setattr(heap, "_try_out", count)
+
+    def dumped(place: str, make: Callable[[], Any]) -> int:
+        before = len(tried)
+        heap.dump_heap(run(place, make).machine)
+        return len(tried) - before
+
+    assert dumped("local", lambda: 1) == 1
+    assert dumped("local", lambda: 2) == 0
+    # Another place in the same function's code, or another class, or another function.
+    assert dumped("stack", lambda: 1) == 1
+    assert dumped("local", decimal.Decimal) == 1
+    assert dumped("local", lambda: decimal.Decimal(5)) == 0
+    assert dumped("deep", lambda: decimal.Decimal(5)) == 1
+    # A class that has a say in it might say something else each time.
+    assert dumped("local", HashedByValue) == 1
+    assert dumped("local", HashedByValue) == 1
+
+
 def test_a_refused_object_goes_on_as_if_nothing_had_been_asked() -> None:
     with NULL.open() as file:
         run_ = run("local", lambda: file)
@@ -231,7 +368,6 @@ def test_a_refused_object_goes_on_as_if_nothing_had_been_asked() -> None:
             heap.dump_heap(run_.machine)
         run_.finish()
     assert run_.machine.quiescent()
-
 
 
 
