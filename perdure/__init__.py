@@ -48,6 +48,7 @@ from perdure.errors import (
     UnknownKind,
     UnknownObject,
     UnknownPromise,
+    UnknownTurn,
 )
 from perdure.inside import Current
 from perdure.limits import Limit
@@ -60,6 +61,7 @@ from perdure.waiting import sleep, sleep_until, wait_until
 
 if TYPE_CHECKING:
     from perdure.app import App
+    from perdure.past.api import Past
 
 __version__ = "0.1.0"
 
@@ -94,6 +96,7 @@ __all__ = [
     "OperatorError",
     "OutcomeUnknown",
     "Overloaded",
+    "Past",
     "PayloadTooLarge",
     "PerdureError",
     "Promise",
@@ -115,6 +118,7 @@ __all__ = [
     "UnknownKind",
     "UnknownObject",
     "UnknownPromise",
+    "UnknownTurn",
     "atomic",
     "cancel",
     "current",
@@ -140,4 +144,8 @@ def __getattr__(name: str) -> object:
         from perdure.app import App
 
         return App
+    if name == "Past":
+        from perdure.past.api import Past
+
+        return Past
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

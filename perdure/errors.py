@@ -5,8 +5,8 @@
     │   ├── HandlerError              the handler raised something the caller has no class for
     │   ├── ResultTypeError           the handler returned what its annotation does not allow
     │   ├── BadJson, BadArguments, InvalidKey
-    │   ├── UnknownKind, UnknownHandler, UnknownObject, UnknownCall, UnknownPromise,
-    │   │   MethodNotAllowed, PayloadTooLarge
+    │   ├── UnknownKind, UnknownHandler, UnknownObject, UnknownTurn, UnknownCall,
+    │   │   UnknownPromise, MethodNotAllowed, PayloadTooLarge
     │   ├── PromiseRejected           whoever was to resolve the promise rejected it
     │   ├── Unauthorized, Forbidden
     │   ├── IdempotencyMismatch, Conflict, CallCancelled
@@ -137,6 +137,12 @@ class UnknownObject(CallError):
     """There is no object of that address; it was never called, or it was deleted."""
 
     code = "unknown-object"
+
+
+class UnknownTurn(CallError):
+    """The object has no such turn, or its history does not reach back to it any more."""
+
+    code = "unknown-turn"
 
 
 class UnknownCall(CallError):

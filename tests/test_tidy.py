@@ -14,7 +14,7 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "perdure"
 
 # The path of a request, top to bottom. A layer imports itself and what stands below it.
-LAYERS = ["gateway", "sight", "host", "suspend", "journal", "store"]
+LAYERS = ["gateway", "past", "sight", "host", "suspend", "journal", "store"]
 # Below the path: values and JSON, which authors' modules and every layer need.
 SERDE = "serde"
 # What all of them and the author's files stand on; it imports no layer.

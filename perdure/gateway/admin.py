@@ -3,7 +3,7 @@
     GET     classes
     GET     objects?class=&prefix=&status=&limit=&after=      a page; `Link: rel="next"` if full
     GET     objects/{Class}/{key}                             DELETE ends the object
-    GET     objects/{Class}/{key}/history?after=&limit=
+    GET     objects/{Class}/{key}/history, state, diff …      past.py
     GET     objects/{Class}/{key}/why
     GET     promises?object=&class=&type=&limit=&after=       a page; `Link: rel="next"` if full
     GET     doctor?class=&after=&limit=                       a page; `next` is to go on behind
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from perdure.gateway.inbox import list_promises
+from perdure.gateway.past import PAGE, PAGE_MAX, PastOf
 from perdure.gateway.problem import Reply
 from perdure.gateway.reply import json_reply, nothing
 from perdure.gateway.request import read_query, whole_number
@@ -28,9 +29,6 @@ from perdure.sight import doctor, look, why
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
-
-PAGE = 100
-PAGE_MAX = 1000
 
 Methods = dict[bytes, Callable[[], Awaitable[Reply]]]
 
@@ -55,12 +53,11 @@ class Admin:
                     b"GET": lambda: _shown(look.show(host, address)),
                     b"DELETE": lambda: _done(host.delete(address)),
                 }
-            case ["objects", kind, key, "history"]:
-                address = _address(kind, key)
-                return {b"GET": lambda: self._history(address, query)}
             case ["objects", kind, key, "why"]:
                 address = _address(kind, key)
                 return {b"GET": lambda: _shown(why.why(host, address))}
+            case ["objects", kind, key, what]:
+                return PastOf(host, _address(kind, key), query).find(what)
             case ["promises"]:
                 return {b"GET": lambda: list_promises(host, query, prefix)}
             case ["doctor"]:
@@ -107,12 +104,6 @@ class Admin:
         following = urlencode({**given, "after": rows[-1]["address"]})
         link = f'<{prefix}/_perdure/objects?{following}>; rel="next"'
         return json_reply(rows, ((b"link", link.encode()),))
-
-    async def _history(self, address: str, query: bytes) -> Reply:
-        given = read_query(query)
-        after = whole_number(given, "after", 0, 2**63 - 1, least=0)
-        limit = whole_number(given, "limit", PAGE, PAGE_MAX)
-        return json_reply(await look.history(self._host, address, after, limit))
 
     async def _examine(self, query: bytes) -> Reply:
         given = read_query(query)

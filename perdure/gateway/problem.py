@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from perdure.errors import BadArguments, PerdureError
+from perdure.errors import BadArguments, DivergenceError, PerdureError
 from perdure.failure import Failure
 
 Headers = tuple[tuple[bytes, bytes], ...]
@@ -34,9 +34,11 @@ CODES: dict[str, tuple[int, str]] = {
     "unknown-call": (404, "No such call is known"),
     "unknown-promise": (404, "No such promise is known"),
     "unknown-object": (404, "There is no such object"),
+    "unknown-turn": (404, "The object has no such turn"),
     "method-not-allowed": (405, "The method does not fit the path"),
     "request-timeout": (408, "The request took too long to arrive"),
     "conflict": (409, "It was decided already, and otherwise"),
+    "divergence": (409, "The code does not do what the journal says"),
     "cancelled": (409, "The call was cancelled"),
     "payload-too-large": (413, "The body is too large"),
     "uri-too-long": (414, "The path is too long"),
@@ -88,7 +90,7 @@ def problem(
     *,
     headers: Headers = (),
     errors: Sequence[tuple[str, str]] = (),
-    **facts: str | None,
+    **facts: str | int | None,
 ) -> Reply:
     """The answer for a code; `facts` that are None are left out."""
     status, title = CODES.get(code, (500, "An error"))
@@ -124,6 +126,15 @@ def problem_of(error: BaseException) -> Reply:
     if isinstance(error, Refusal):
         return error.reply
     if isinstance(error, PerdureError):
+        if isinstance(error, DivergenceError):
+            return problem(
+                error.code,
+                error.message,
+                hint=error.hint,
+                seq=error.seq,
+                expected=error.expected,
+                found=error.found,
+            )
         found = error.errors if isinstance(error, BadArguments) else ()
         return problem(error.code, error.message, errors=found, hint=error.hint)
     return problem("internal-error", "perdure has failed; the server's log has the traceback")

@@ -48,7 +48,7 @@ NOTHING: list[Command] = []
 class Surroundings:
     """What all machines of a host have in common."""
 
-    __slots__ = ("blob", "debug", "outer", "secret")
+    __slots__ = ("blob", "debug", "on_error", "outer", "secret")
 
     def __init__(
         self,
@@ -64,6 +64,9 @@ class Surroundings:
         """Whether the traceback of a call that fails is kept for its caller."""
         self.secret = secret
         """The store's secret, from which chance is derived."""
+        self.on_error: Callable[[Call, BaseException], None] | None = None
+        """Told of each call that fails, with its frames as they are: of copies that are looked
+        at, and of nothing that lives."""
         self.outer = outer
         """The event loop that runs when no turn does. Known, since asking for it at each turn
         costs a system call on CPython 3.11."""

@@ -39,6 +39,7 @@ logger = structlog.get_logger("perdure")
 
 SLICE_OBJECTS = 100
 SLICE_BYTES = 256 * 1024
+SEGMENT_ENTRIES = 1000
 RETRY_S = 5.0
 
 
@@ -118,8 +119,7 @@ class Checkpointer:
             lsn = log.tail
             for oid in oids:
                 entries = log.older_entries.get(oid, [])
-                if entries:
-                    segments.append(_segment(oid, entries))
+                segments += _segments(oid, entries)
                 row, stored, at = await self._row(oid, entries)
                 lsn = max(lsn, at)
                 rows.append(row)
@@ -315,7 +315,13 @@ def _is_gone(entries: list[bytes], before: bool) -> bool:
     return before
 
 
-def _segment(oid: int, entries: list[bytes]) -> Segment:
-    first = codec.decode_entry(entries[0]).seq
-    last = codec.decode_entry(entries[-1]).seq
-    return Segment(oid, first, last, codec.write_chunk(codec.frame(oid, body) for body in entries))
+def _segments(oid: int, entries: list[bytes]) -> Iterator[Segment]:
+    """Entries as segments, so small that one turn of a long history is soon found.
+
+    They are cut by number: a checkpoint that is tried again cuts at the same places, and its
+    segments replace those of the first try.
+    """
+    for begin in range(0, len(entries), SEGMENT_ENTRIES):
+        piece = entries[begin : begin + SEGMENT_ENTRIES]
+        first, last = codec.decode_entry(piece[0]).seq, codec.decode_entry(piece[-1]).seq
+        yield Segment(oid, first, last, codec.write_chunk(codec.frame(oid, body) for body in piece))

@@ -420,6 +420,8 @@ class Machine(Asking):
         """Ask for the answer of a call to be given: the last thing a call does."""
         if self.cancelled is not None or self.deadlines is not None:
             failure, error = cancelling.ended(self, event, failure, error)
+        if error is not None and self.surroundings.on_error is not None:
+            self.surroundings.on_error(event, error)
         pickled = event.format == PICKLE
         body = b""
         if failure is None:

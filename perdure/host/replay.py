@@ -73,6 +73,28 @@ def replay_tail(machine: Machine, entries: Sequence[bytes]) -> int:
     return replayed
 
 
+def replay_entries(machine: Machine, entries: Sequence[Entry]) -> int:
+    """Run again what was decoded already. Raises DivergenceError or JournalCorrupt."""
+    replayed = 0
+    if entries:
+        with _past(machine):
+            for entry in entries:
+                replayed += _replay(machine, entry)
+    return replayed
+
+
+def replay_aloud(machine: Machine, entry: Entry) -> None:
+    """Run one turn again, and let it be heard what it prints and logs."""
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        with machine.inside():
+            _replay(machine, entry)
+    finally:
+        if collects:
+            gc.enable()
+
+
 def _replay(machine: Machine, entry: Entry) -> int:
     if entry.seq <= machine.seq:
         return 0

@@ -85,6 +85,21 @@ def read_entries(chunk: bytes, place: str) -> Iterator[tuple[int, Entry]]:
         yield oid, entry
 
 
+def read_turns(chunk: bytes, place: str, first: int, after: int, upto: int) -> Iterator[Entry]:
+    """The turns behind `after`, up to `upto`, of a segment that begins with turn `first`.
+
+    Those before are passed over without being read.
+    """
+    for seq, (_, body) in enumerate(read_chunk(chunk, place), first):
+        if seq > upto:
+            return
+        if seq > after:
+            try:
+                yield _decode_entry(body)
+            except Exception as error:
+                raise corrupt(place, f"an entry cannot be read: {error}") from error
+
+
 def write_message(message: Message) -> bytes:
     return _seal(_MESSAGE, _encoder.encode(message))
 

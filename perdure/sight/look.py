@@ -294,11 +294,12 @@ async def history(host: Host, address: str, after: int, limit: int) -> list[dict
         and await host.store.load(host.log.part, oid) is None
     ):
         raise UnknownObject(f"there is no object {format_address(kind, key)}")
-    return [_told(entry) for entry in entries[:limit]]
+    return [told(entry) for entry in entries[:limit]]
 
 
-def _told(entry: Entry) -> dict[str, Any]:
-    kind, came_in = _event(entry)
+def told(entry: Entry) -> dict[str, Any]:
+    """A turn as JSON."""
+    kind, came_in = event_of(entry)
     output = "; ".join(tell_command(command) for command in entry.commands)
     return {
         "seq": entry.seq,
@@ -311,7 +312,8 @@ def _told(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _event(entry: Entry) -> tuple[str, str]:
+def event_of(entry: Entry) -> tuple[str, str]:
+    """What came in: the kind of a turn, and in words what it was."""
     event = entry.event
     match event:
         case Call():

@@ -71,7 +71,7 @@ def _frame(frame: Any) -> Frame | None:
         if found is not None:
             line = found.f_lineno or found.f_code.co_firstlineno
             module = found.f_globals.get("__name__", "")
-            return Frame(found.f_code, line, module, _named(found.f_locals.items()), [])
+            return Frame(found.f_code, line, module, named(found.f_locals.items()), [])
     return None
 
 
@@ -99,10 +99,11 @@ def _read(frame: Any) -> Frame:
                     continue
             variables.append((name, value))
     module = layout.globals_of(frame).get("__name__", "")
-    return Frame(code, layout.line_of(frame), module, _named(variables), stack)
+    return Frame(code, layout.line_of(frame), module, named(variables), stack)
 
 
-def _named(variables: Any) -> dict[str, Any]:
+def named(variables: Any) -> dict[str, Any]:
+    """The variables of a frame without those that Python made for itself."""
     # `.0` is what a comprehension walks, `__class__` what super() needs.
     return {
         name: value for name, value in variables if not name.startswith(".") and name != "__class__"

@@ -137,6 +137,16 @@ class Blob(NamedTuple):
     """The last turn that names it. It goes when that turn is forgotten."""
 
 
+class Waypoint(NamedTuple):
+    """A snapshot on the way through an object's history: a cache for looks at its past."""
+
+    oid: int
+    seq: int
+    version: str
+    """The code that replayed the turns up to there."""
+    body: bytes
+
+
 class Stored(NamedTuple):
     """A cold object: its row, and the history behind its newest snapshot."""
 
@@ -172,14 +182,17 @@ class Checkpoint:
     """Each takes the place of the one before it. A row that does not keep its stored snapshot
     drops the one of its object, unless the slice brings another."""
     forget: Sequence[tuple[int, int]] = ()
-    """(oid, seq): the object's segments that end at or before that turn are removed, and the blobs
-    whose `seq` is at or before it."""
+    """(oid, seq): the object's segments that end at or before that turn are removed, the blobs
+    whose `seq` is at or before it, and the waypoints before it."""
     blobs: Sequence[Blob] = ()
     """Blobs that turns in history name."""
     promises: Sequence[PromiseRow] = ()
     """Replace those of the same token."""
     settled: Sequence[str] = ()
     """Tokens whose rows go; none of them is in `promises`, and some may not be there."""
+    drop: Sequence[int] = ()
+    """Objects of which everything goes (row, snapshots, segments, waypoints) before the rest of
+    the slice is written."""
 
 
 class StoreStats(NamedTuple):
@@ -246,6 +259,25 @@ class Store(Protocol):
 
     async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
         """Segments with `last > after`, ascending, at most `limit`."""
+        ...
+
+    async def put_waypoints(self, waypoints: Sequence[Waypoint]) -> None:
+        """Keep snapshots of turns that are in history; each replaces one of the same turn.
+
+        They are no part of what is fenced: what is in them follows from history.
+        """
+        ...
+
+    async def waypoint(self, oid: int, upto: int, version: str) -> Waypoint | None:
+        """The newest waypoint of that code at or before turn `upto`."""
+        ...
+
+    async def waypoints(self, oid: int) -> list[tuple[int, int]]:
+        """(seq, bytes) of each waypoint of an object, ascending."""
+        ...
+
+    async def drop_waypoints(self, oid: int, first: int, end: int) -> None:
+        """Remove the waypoints of turns `first` up to, and not with, `end`."""
         ...
 
     async def scan(

@@ -23,6 +23,7 @@ from perdure.store.base import (
     Stored,
     StoreStats,
     Suspended,
+    Waypoint,
     new_layout,
 )
 
@@ -52,6 +53,7 @@ class MemoryStore:
         self._promises: dict[str, PromiseRow] = {}
         self._versions: dict[str, bytes] = {}
         self._blobs: dict[tuple[int, str], tuple[int, int, bytes]] = {}
+        self._waypoints: dict[tuple[int, int], Waypoint] = {}
         self._commits = 0
         self._committed_bytes = 0
 
@@ -111,6 +113,10 @@ class MemoryStore:
         """Write a slice at once."""
         if not self._owns(slice_.part, slice_.epoch):
             return _done(False)
+        for oid in slice_.drop:
+            for table in (self._rows, self._segments, self._suspended):
+                table.pop(oid, None)
+            self._forget_waypoints(oid, 0, 1 << 62)
         for row in slice_.rows:
             if row.snapshot is not None or row.seq == 0 or row.status == "deleted":
                 self._suspended.pop(row.oid, None)
@@ -132,6 +138,7 @@ class MemoryStore:
             ]
             for place in gone:
                 del self._blobs[place]
+            self._forget_waypoints(oid, 0, upto)
         for token in slice_.settled:
             self._promises.pop(token, None)
         self._promises |= {promise.token: promise for promise in slice_.promises}
@@ -155,6 +162,34 @@ class MemoryStore:
     async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
         """An object's segments."""
         return self._segments_behind(oid, after)[:limit]
+
+    async def put_waypoints(self, waypoints: Sequence[Waypoint]) -> None:
+        """By turn."""
+        for waypoint in waypoints:
+            self._waypoints[waypoint.oid, waypoint.seq] = waypoint
+
+    async def waypoint(self, oid: int, upto: int, version: str) -> Waypoint | None:
+        """By looking at every one."""
+        found = [
+            one
+            for one in self._waypoints.values()
+            if one.oid == oid and one.seq <= upto and one.version == version
+        ]
+        return max(found, key=lambda one: one.seq, default=None)
+
+    async def waypoints(self, oid: int) -> list[tuple[int, int]]:
+        """By looking at every one."""
+        return sorted(
+            (one.seq, len(one.body)) for one in self._waypoints.values() if one.oid == oid
+        )
+
+    async def drop_waypoints(self, oid: int, first: int, end: int) -> None:
+        """At once."""
+        self._forget_waypoints(oid, first, end)
+
+    def _forget_waypoints(self, oid: int, first: int, end: int) -> None:
+        for place in [p for p in self._waypoints if p[0] == oid and first <= p[1] < end]:
+            del self._waypoints[place]
 
     async def scan(
         self,

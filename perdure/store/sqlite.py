@@ -23,6 +23,7 @@ from typing import Any, NoReturn, TypeVar
 from perdure.clock import RealClock
 from perdure.errors import StoreUnavailable
 from perdure.store import sqlite_blobs, sqlite_promises
+from perdure.store import sqlite_past as past_sql
 from perdure.store import sqlite_sql as sql
 from perdure.store.base import (
     Batch,
@@ -35,6 +36,7 @@ from perdure.store.base import (
     Stored,
     StoreStats,
     Suspended,
+    Waypoint,
 )
 from perdure.store.lane import Lane, Pace
 from perdure.store.place import Place
@@ -262,6 +264,7 @@ class SqliteStore:
         count = len(slice_.rows) + len(slice_.segments) + len(slice_.outbox)
         count += len(slice_.suspended) + len(slice_.forget) + len(slice_.blobs)
         count += len(slice_.promises) + len(slice_.settled)
+        count += len(slice_.drop)
         self._wal_pages += 2 * count + size // _PAGE
         small = count <= _SMALL_SLICE_COUNT and size <= _SMALL_SLICE_BYTES
         return self._write(self._checkpoint, slice_, small=small)
@@ -289,6 +292,9 @@ class SqliteStore:
         return True
 
     def _put_objects(self, slice_: Checkpoint) -> None:
+        for oid in slice_.drop:
+            for statement in past_sql.DROP_OBJECT:
+                self._execute(statement, (oid,))
         rows, rows_alone, snapshots, dropped = [], [], [], []
         for row in slice_.rows:
             values = (
@@ -319,6 +325,8 @@ class SqliteStore:
         )
         promises = [(slice_.part, *promise) for promise in slice_.promises]
         self._put(sqlite_promises.PUT_PROMISE, promises)
+        stale_waypoints = [(oid, 0, upto) for oid, upto in slice_.forget]
+        self._writer.executemany(past_sql.DROP_WAYPOINTS, stale_waypoints)
 
     def _put(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Insert rows, in few statements, of few lengths so that each is prepared once."""
@@ -410,6 +418,34 @@ class SqliteStore:
     def _segments(self, oid: int, after: int, limit: int) -> list[Segment]:
         values = {"oid": oid, "after": after, "limit": limit}
         return [Segment(*row) for row in self._read(sql.SEGMENTS, values)]
+
+    async def put_waypoints(self, waypoints: Sequence[Waypoint]) -> None:
+        """In the thread: nobody waits for them."""
+        self._wal_pages += sum(2 + len(one.body) // _PAGE for one in waypoints)
+        await self._write(self._many, (past_sql.PUT_WAYPOINT, waypoints), small=False)
+
+    async def waypoint(self, oid: int, upto: int, version: str) -> Waypoint | None:
+        """One indexed read."""
+        found = self._read(past_sql.GET_WAYPOINT, (oid, upto, version))
+        return Waypoint(*found[0]) if found else None
+
+    async def waypoints(self, oid: int) -> list[tuple[int, int]]:
+        """From the index."""
+        return self._read(past_sql.WAYPOINTS, (oid,))
+
+    async def drop_waypoints(self, oid: int, first: int, end: int) -> None:
+        """In the thread."""
+        values = [(oid, first, end)]
+        await self._write(self._many, (past_sql.DROP_WAYPOINTS, values), small=False)
+
+    def _many(self, work: tuple[str, Sequence[Sequence[object]]]) -> None:
+        statement, rows = work
+        try:
+            self._execute(sql.BEGIN)
+            self._cursor.executemany(statement, rows)
+            self._execute(sql.COMMIT)
+        except BaseException as error:
+            self._undo(error)
 
     async def scan(
         self,

@@ -34,12 +34,13 @@ from perdure.store.base import (
     Store,
     Stored,
     StoreStats,
+    Waypoint,
 )
 
 R = TypeVar("R")
 
 WRITES = frozenset(
-    {"claim", "commit", "checkpoint", "put_blob", "drop_blobs", "put_version"}
+    {"claim", "commit", "checkpoint", "put_blob", "drop_blobs", "put_version", "put_waypoints"}
 )
 
 
@@ -137,6 +138,22 @@ class FaultyStore:
     async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
         """See `Store`."""
         return await self._waited("history", self.inner.history(part, oid, after, limit))
+
+    async def put_waypoints(self, waypoints: Sequence[Waypoint]) -> None:
+        """See `Store`."""
+        await self._waited("put_waypoints", self.inner.put_waypoints(waypoints))
+
+    async def waypoint(self, oid: int, upto: int, version: str) -> Waypoint | None:
+        """See `Store`."""
+        return await self._waited("waypoint", self.inner.waypoint(oid, upto, version))
+
+    async def waypoints(self, oid: int) -> list[tuple[int, int]]:
+        """See `Store`."""
+        return await self._waited("waypoints", self.inner.waypoints(oid))
+
+    async def drop_waypoints(self, oid: int, first: int, end: int) -> None:
+        """See `Store`."""
+        await self._waited("drop_waypoints", self.inner.drop_waypoints(oid, first, end))
 
     async def scan(
         self,

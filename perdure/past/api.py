@@ -1,0 +1,140 @@
+"""`Past`: the past of an object, for programs and tests in the process that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, cast
+
+from perdure import ref as refs
+from perdure.errors import SideEffectError
+from perdure.inside import inside
+from perdure.past import history as histories
+from perdure.past import looking
+from perdure.past.history import Filter
+from perdure.past.moment import Moment, read_moment
+from perdure.past.record import HostRecord, record_of
+from perdure.ref import Ref
+
+if TYPE_CHECKING:
+    from perdure.host.host import Host
+
+When = int | str | datetime | timedelta
+"""A turn, a time, or an age; or one of them as the command line takes it."""
+
+_FOLLOW_WAIT_S = 60.0
+
+
+class Past:
+    """The past of one object: `Past(Order.at("42"))`, in the process that serves it.
+
+    Everything happens on copies; a look wakes nobody, journals nothing, and what the copied code
+    would do to the outside is left undone. What is shown is on disk.
+    """
+
+    def __init__(self, ref: object) -> None:
+        if not isinstance(ref, Ref):
+            raise TypeError(f"Past takes a ref such as Order.at('42'), not {ref!r}")
+        self.address = ref.address
+        """`Class/key` of the object."""
+
+    async def history(
+        self,
+        *,
+        after: int = 0,
+        limit: int = 100,
+        kind: str | Iterable[str] | None = None,
+        handler: str | Iterable[str] | None = None,
+        since: When | None = None,
+        until: When | None = None,
+        failed: bool = False,
+    ) -> list[dict[str, Any]]:
+        """Turns behind turn `after`, at most `limit`, as `perdure history --json` has them."""
+        wanted = self._filter(kind, handler, since, until, failed)
+        return await histories.page(await self._record(), after, limit, wanted)
+
+    async def follow(self, *, after: int = 0) -> AsyncIterator[dict[str, Any]]:
+        """Turns behind turn `after`, and then each new one as it comes."""
+        host = _host()
+        while True:
+            for turn in await histories.follow(
+                host, self.address, after, 1000, histories.EVERYTHING, _FOLLOW_WAIT_S
+            ):
+                after = turn["seq"]
+                yield turn
+
+    async def calls(
+        self, *, after: int = 0, limit: int = 100, handler: str | Iterable[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Calls that came in behind turn `after`, each with its end."""
+        wanted = self._filter(None, handler, None, None, False)
+        return await histories.calls(await self._record(), after, limit, wanted)
+
+    async def state(self, at: When | None = None) -> dict[str, Any]:
+        """The state at a moment (None: now): `address, seq, time, state`.
+
+        Raises UnknownTurn for a turn that is not there, DivergenceError where the code does not
+        do any more what the journal says.
+        """
+        return await looking.state_at(await self._record(), self._moment(at))
+
+    async def diff(self, a: When, b: When) -> dict[str, Any]:
+        """What differs between two moments: `address, from, to, changes`."""
+        first, second = self._moment(a), self._moment(b)
+        assert first is not None
+        assert second is not None
+        return await looking.diff(await self._record(), first, second)
+
+    async def errors(
+        self, at: int | None = None, *, after: int = 0, limit: int = 100
+    ) -> list[dict[str, Any]]:
+        """What was raised in turn `at`, or in each turn behind `after` in which a call failed,
+        with traceback and the locals of each frame."""
+        return await looking.errors(await self._record(), at, after, limit)
+
+    async def _record(self) -> HostRecord:
+        return await record_of(_host(), self.address)
+
+    def _moment(self, when: When | None) -> Moment | None:
+        if when is None:
+            return None
+        if isinstance(when, int):
+            return Moment(when, None)
+        if isinstance(when, timedelta):
+            when = f"{when.total_seconds():f}s"
+        return read_moment(when if isinstance(when, str) else when.isoformat(), _now_ns())
+
+    def _filter(
+        self,
+        kind: str | Iterable[str] | None,
+        handler: str | Iterable[str] | None,
+        since: When | None,
+        until: When | None,
+        failed: bool,
+    ) -> Filter:
+        return Filter(
+            _names(kind), _names(handler), self._time(since), self._time(until), failed
+        )
+
+    def _time(self, when: When | None) -> int | None:
+        moment = self._moment(when)
+        return moment.time_ns if moment is not None else None
+
+
+def _names(given: str | Iterable[str] | None) -> frozenset[str] | None:
+    if given is None:
+        return None
+    return frozenset((given,) if isinstance(given, str) else given)
+
+
+def _now_ns() -> int:
+    return _host().clock.now_ns()
+
+
+def _host() -> Host:
+    if inside() is not None:
+        raise SideEffectError(
+            "a turn looks at the past of objects: what it finds would not be recorded",
+            hint="Put it into a function marked @step and await that.",
+        )
+    return cast("Host", cast(Any, refs.outside()).host)

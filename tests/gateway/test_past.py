@@ -1,0 +1,116 @@
+"""The past of objects over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import perdure
+from perdure import Object
+from perdure.gateway.http import Gateway
+from perdure.settings import Settings
+from tests.gateway.fakes import hand
+from tests.gateway.test_internal import ask, code
+from tests.host.stage import Stage
+
+
+class Tally(Object):
+    marks: list[int] = []
+
+    async def mark(self, n: int) -> int:
+        self.marks.append(n)
+        return len(self.marks)
+
+    async def divide(self, by: int) -> float:
+        return self.marks[-1] / by
+
+
+@asynccontextmanager
+async def tallies() -> AsyncIterator[tuple[Stage, Gateway]]:
+    async with Stage(Tally) as stage:
+        tally = Tally.at("a/b")
+        for n in (3, 5):
+            await tally.mark(n)
+        try:
+            await tally.divide(0)
+        except ZeroDivisionError:
+            pass
+        yield stage, Gateway(stage.host, Settings())
+
+
+PLACE = "GET objects/Tally/a%2Fb"
+
+
+async def test_states_and_differences() -> None:
+    async with tallies() as (_, gateway):
+        state = (await ask(gateway, f"{PLACE}/state?at=1")).json()
+        assert (state["address"], state["seq"]) == ("Tally/a%2Fb", 1)
+        assert state["state"] == {"marks": [3]}
+        assert state["time"].endswith("Z")
+        assert (await ask(gateway, f"{PLACE}/state")).json()["seq"] == 3
+        assert (await ask(gateway, f"{PLACE}/state?at=1h")).json()["state"] is None
+        diff = (await ask(gateway, f"{PLACE}/diff?a=0&b=2")).json()
+        assert (diff["from"], diff["to"]) == (0, 2)
+        assert [change["text"] for change in diff["changes"]] == ["marks: + [3,5]"]
+
+
+async def test_history_calls_and_errors() -> None:
+    async with tallies() as (_, gateway):
+        history = (await ask(gateway, f"{PLACE}/history?failed=1")).json()
+        assert [entry["seq"] for entry in history] == [3]
+        history = (await ask(gateway, f"{PLACE}/history?handler=mark&limit=1&after=1")).json()
+        assert [entry["seq"] for entry in history] == [2]
+        calls = (await ask(gateway, f"{PLACE}/calls")).json()
+        assert [call["status"] for call in calls] == ["done", "done", "failed"]
+        [error] = (await ask(gateway, f"{PLACE}/errors")).json()
+        assert error["error"] == "ZeroDivisionError"
+        assert error["frames"][-1]["locals"]["by"] == "0"
+        assert (await ask(gateway, f"{PLACE}/errors?at=3")).json() == [error]
+        assert (await ask(gateway, f"{PLACE}/errors?at=2")).json() == []
+
+
+async def test_a_long_poll_answers_when_a_turn_comes_or_when_the_wait_is_over() -> None:
+    async with tallies() as (_, gateway):
+        path = PLACE.replace("objects/", "/_perdure/objects/")
+        waiting = hand(gateway, f"{path}/history?after=3&wait=5")
+        await asyncio.sleep(1)
+        assert not waiting.replies
+        await Tally.at("a/b").mark(9)
+        await asyncio.sleep(1)
+        assert [entry["seq"] for entry in waiting.reply().json()] == [4]
+        late = hand(gateway, f"{path}/history?after=4&wait=5")
+        await asyncio.sleep(4)
+        assert not late.replies
+        await asyncio.sleep(2)
+        assert late.reply().json() == []
+
+
+async def test_what_is_not_there_and_what_cannot_be_read() -> None:
+    async with tallies() as (_, gateway):
+        assert code(await ask(gateway, f"{PLACE}/state?at=99")) == "unknown-turn"
+        assert code(await ask(gateway, f"{PLACE}/state?at=soon")) == "invalid-arguments"
+        assert code(await ask(gateway, f"{PLACE}/diff?a=1")) == "bad-request"
+        assert code(await ask(gateway, f"{PLACE}/history?limit=0")) == "bad-request"
+        assert code(await ask(gateway, f"{PLACE}/nothing")) == "not-found"
+        for what in ("state", "history", "calls", "errors", "diff?a=0&b=0"):
+            assert code(await ask(gateway, f"GET objects/Tally/never/{what}")) == "unknown-object"
+            assert code(await ask(gateway, f"GET objects/Nothing/x/{what}")) == "unknown-class"
+        assert code(await ask(gateway, "POST objects/Tally/x/state")) == "method-not-allowed"
+
+
+async def test_a_divergence_names_turn_expected_and_found(monkeypatch: Any) -> None:
+    async with tallies() as (_, gateway):
+        handler = perdure.object.kind_of(Tally).handlers["mark"]
+
+        async def mark(self: Tally, n: int) -> int:
+            return -n
+
+        monkeypatch.setattr(handler, "function", mark)
+        answer = await ask(gateway, f"{PLACE}/state?at=2")
+        assert code(answer) == "divergence"
+        problem = answer.json()
+        assert (problem["seq"], problem["expected"], problem["found"]) == (
+            *(1, "answer 1", "answer -3"),
+        )
