@@ -62,6 +62,7 @@ from perdure.waiting import sleep, sleep_until, wait_until
 if TYPE_CHECKING:
     from perdure.app import App
     from perdure.past.api import Past
+    from perdure.client import connect, connect_sync
 
 __version__ = "0.1.0"
 
@@ -121,6 +122,8 @@ __all__ = [
     "UnknownTurn",
     "atomic",
     "cancel",
+    "connect",
+    "connect_sync",
     "current",
     "deadline",
     "delete",
@@ -148,4 +151,9 @@ def __getattr__(name: str) -> object:
         from perdure.past.api import Past
 
         return Past
+    if name in ("connect", "connect_sync"):
+        # So does the client, which a server can do without.
+        import perdure.client
+
+        return getattr(perdure.client, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

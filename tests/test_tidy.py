@@ -21,6 +21,8 @@ SERDE = "serde"
 GROUND = "serde"
 # Beside the path: the process that watches, and the folders that may know every layer.
 SUPERVISOR = "supervisor"
+# What other programs import: it speaks to a server and stands on no layer.
+CLIENT = "client"
 COMPOSERS = {"cli", "testing"}
 COMPOSING_FILES = {"__init__.py", "node.py", "app.py"}
 
@@ -65,7 +67,7 @@ def folder_of(module: str) -> str | None:
 def allowed_folders(path: Path) -> set[str]:
     """The folders a file of perdure may import from."""
     relative = path.relative_to(PACKAGE)
-    everything = {*LAYERS, *COMPOSERS, SUPERVISOR, SERDE}
+    everything = {*LAYERS, *COMPOSERS, SUPERVISOR, SERDE, CLIENT}
     if len(relative.parts) == 1:
         return everything if relative.name in COMPOSING_FILES else {SERDE}
     folder = relative.parts[0]
@@ -73,8 +75,8 @@ def allowed_folders(path: Path) -> set[str]:
         return everything
     if folder == SUPERVISOR:
         return {SUPERVISOR, "store"}
-    if folder == SERDE:
-        return {SERDE}
+    if folder in (SERDE, CLIENT):
+        return {SERDE, folder}
     return {*LAYERS[LAYERS.index(folder) :], SERDE}
 
 
@@ -93,7 +95,7 @@ def test_layers_import_downwards_only(path: Path) -> None:
 
 def test_every_folder_of_perdure_has_its_place_in_the_layers() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if any(path.glob("*.py"))}
-    assert folders <= {*LAYERS, *COMPOSERS, SUPERVISOR, SERDE}
+    assert folders <= {*LAYERS, *COMPOSERS, SUPERVISOR, SERDE, CLIENT}
 
 
 def test_no_file_is_longer_than_a_reader_can_hold() -> None:

@@ -1,6 +1,6 @@
 """What lies under `/_perdure/`: which path is what, and who may ask for it.
 
-    open     health, ready, openapi.json
+    open     health, ready, openapi.json, client.js
     token    promises/{token}[/reject]                      whoever has the token
     app      calls/{id}                                     whoever `authorize` lets in
     admin    metrics, classes, objects, promises, doctor, quarantine
@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Awaitable, Callable
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -92,6 +94,8 @@ class Internal:
                 return Endpoint("open", {b"GET": self._readiness})
             case ["openapi.json"]:
                 return Endpoint("open", {b"GET": lambda: self._openapi(prefix)})
+            case ["client.js"]:
+                return Endpoint("open", {b"GET": self._client})
             case ["metrics"]:
                 return Endpoint("admin", {b"GET": self._metrics})
             case ["calls", call_id] if call_id:
@@ -144,6 +148,9 @@ class Internal:
         kinds = self._host.kinds.values()
         return json_reply(document(kinds, title="perdure", version=__version__, prefix=prefix))
 
+    async def _client(self) -> Reply:
+        return Reply(200, _MODULE, client_module())
+
     async def _metrics(self) -> Reply:
         # Loaded by the first who asks: its import costs as much as all the rest of the gateway.
         from perdure.gateway.metrics import CONTENT_TYPE, expose
@@ -167,6 +174,22 @@ class Internal:
         again = read_query(query).get("again", "") in ("1", "true")
         await cancel_call(self._host, call_id, again=again)
         return cancelled(call_id)
+
+
+# Modules are loaded across sites by these rules alone, and there is no secret in this one.
+_MODULE = (
+    (b"content-type", b"text/javascript; charset=utf-8"),
+    (b"cache-control", b"public, max-age=300"),
+    (b"access-control-allow-origin", b"*"),
+)
+
+
+@cache
+def client_module() -> bytes:
+    """The client for browsers: `js/client.js`, which an installed package has inside itself."""
+    package = Path(__file__).parent.parent
+    inside = package / "js" / "client.js"
+    return (inside if inside.exists() else package.parent / "js" / "client.js").read_bytes()
 
 
 def _same(given: str, token: str) -> bool:

@@ -145,7 +145,7 @@ async def test_loopback_by_any_of_its_names_is_loopback(host: Host, name: str) -
     assert reply.status == (200 if name else 403)
 
 
-@pytest.mark.parametrize("path", ["health", "ready", "openapi.json"])
+@pytest.mark.parametrize("path", ["health", "ready", "openapi.json", "client.js"])
 async def test_some_paths_are_open_to_all(host: Host, path: str) -> None:
     def nobody(request: Any) -> None:
         raise Unauthorized("no")

@@ -1,0 +1,250 @@
+"""The Python client against real servers: calls, streams, errors, and the sync twin."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import uvloop
+
+import perdure
+from perdure import Object, Settings, query
+from perdure.client import session
+from perdure.gateway.front import serve_front
+from perdure.gateway.http import Gateway
+from perdure.node import Node
+
+
+@dataclass
+class Line:
+    id: UUID
+    count: int
+
+
+class Shop(Object):
+    lines: list[Line] = []
+    gate: bool = False
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+
+    async def add(self, line: Line, times: int = 1) -> Line:
+        self.lines += [line] * times
+        return Line(line.id, len(self.lines))
+
+    async def wait(self) -> str:
+        await self.open.wait()
+        return "open"
+
+    async def unlock(self) -> None:
+        self.open.set()
+
+    async def fail(self, name: str) -> None:
+        raise {"lookup": LookupError("gone"), "own": Sold("out")}[name]
+
+    async def items(self, to: int) -> AsyncIterator[Line]:
+        for number in range(1, to + 1):
+            yield Line(UUID(int=number), number)
+
+    async def stumble(self) -> AsyncIterator[int]:
+        yield 1
+        raise LookupError("no more")
+
+    @query
+    def count(self) -> int:
+        return len(self.lines)
+
+
+class Sold(Exception):
+    pass
+
+
+LINE = Line(UUID(int=1), 1)
+
+
+@asynccontextmanager
+async def served(data: Path, port: int = 0) -> AsyncIterator[str]:
+    settings = Settings(data=str(data))
+    node = Node([Shop], settings)
+    await node.start()
+    front = await serve_front(Gateway(node.host, settings), host="127.0.0.1", port=port)
+    try:
+        yield f"http://127.0.0.1:{front.port}"
+    finally:
+        await front.drain(0.2)
+        await node.drain()
+
+
+def on_uvloop(test: Callable[[Path], Any]) -> Callable[[Path], None]:
+    def run(tmp_path: Path) -> None:
+        uvloop.run(test(tmp_path))
+
+    run.__name__ = test.__name__
+    return run
+
+
+@on_uvloop
+async def test_calls_with_the_class_are_checked_and_typed(tmp_path: Path) -> None:
+    async with served(tmp_path) as url, perdure.connect(url) as client:
+        shop = client.at(Shop, "a/b")
+        assert shop.key == "a/b"
+        assert await shop.add(LINE) == Line(LINE.id, 1)
+        assert await shop.add(LINE, times=2) == Line(LINE.id, 3)
+        assert await shop.count() == 3
+        with pytest.raises(perdure.BadArguments, match="times"):
+            await shop.add(LINE, times="x")  # type: ignore[arg-type]
+        with pytest.raises(LookupError, match="gone"):
+            await shop.fail("lookup")
+        with pytest.raises(perdure.HandlerError, match="out") as raised:
+            await shop.fail("own")
+        assert raised.value.error == "Sold"
+        with pytest.raises(perdure.UnknownHandler):
+            shop.nothing()  # type: ignore[attr-defined]
+        assert [line.count async for line in shop.items(3)] == [1, 2, 3]
+
+
+@on_uvloop
+async def test_calls_without_the_class_are_json(tmp_path: Path) -> None:
+    async with served(tmp_path) as url, perdure.connect(url) as client:
+        shop = client.at("Shop", "a")
+        line = {"id": str(LINE.id), "count": 1}
+        assert await shop.call("add", line=line, times=2) == {**line, "count": 2}
+        assert await shop.call("add", line) == {**line, "count": 3}
+        assert await shop.count() == 3
+        with pytest.raises(TypeError, match="class"):
+            await shop.call("add", line, times=2)
+        with pytest.raises(perdure.UnknownHandler, match="nothing"):
+            await shop.nothing()
+        with pytest.raises(perdure.BadArguments) as raised:
+            await shop.call("add", line={}, times=2)
+        assert raised.value.errors[0][0].startswith("$.line")
+        assert [one["count"] async for one in shop.stream("items", 2)] == [1, 2]
+
+
+@on_uvloop
+async def test_a_stream_that_fails_raises_what_its_handler_raised(tmp_path: Path) -> None:
+    async with served(tmp_path) as url, perdure.connect(url) as client:
+        got: list[int] = []
+        with pytest.raises(LookupError, match="no more"):
+            async for item in client.at(Shop, "a").stumble():
+                got.append(item)
+        assert got == [1]
+
+
+@on_uvloop
+async def test_a_call_that_was_sent_is_found_by_its_id(tmp_path: Path) -> None:
+    async with served(tmp_path) as url, perdure.connect(url) as client:
+        shop = client.at("Shop", "a")
+        call_id = await shop.send("wait")
+        with pytest.raises(perdure.CallTimeout):
+            await client.result(call_id, wait=0)
+        await shop.call("unlock")
+        assert await client.result(call_id) == "open"
+        with pytest.raises(perdure.UnknownCall):
+            await client.result(call_id + "0")
+
+
+@on_uvloop
+async def test_a_call_with_a_key_outlives_its_server(tmp_path: Path) -> None:
+    async with served(tmp_path) as url:
+        port = int(url.rpartition(":")[2])
+        async with perdure.connect(url) as client:
+            waiting = asyncio.create_task(client.at(Shop, "a", idempotency_key="k").wait())
+            while not await client.at("Shop", "a").call("count") == 0:
+                pass
+    async with perdure.connect(url) as client:
+        with pytest.raises(perdure.Unavailable, match="nobody answers"):
+            await client.at(Shop, "a").count()
+    waiting.cancel()
+    async with served(tmp_path, port), perdure.connect(url) as client:
+        waiting = asyncio.create_task(client.at(Shop, "a", idempotency_key="k").wait())
+        await client.at(Shop, "a").unlock()
+        assert await waiting == "open"
+
+
+@on_uvloop
+async def test_a_timeout_ends_the_wait_alone(tmp_path: Path) -> None:
+    async with served(tmp_path) as url, perdure.connect(url) as client:
+        with pytest.raises(perdure.CallTimeout):
+            await client.at(Shop, "a", timeout=0.01).wait()
+
+
+@contextmanager
+def served_in_a_thread(data: Path) -> Iterator[str]:
+    started: list[str] = []
+    ready, done = threading.Event(), threading.Event()
+
+    async def main() -> None:
+        async with served(data) as url:
+            started.append(url)
+            ready.set()
+            await asyncio.get_running_loop().run_in_executor(None, done.wait)
+
+    thread = threading.Thread(target=lambda: uvloop.run(main()))
+    thread.start()
+    ready.wait()
+    try:
+        yield started[0]
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_the_sync_twin_does_the_same(tmp_path: Path) -> None:
+    with served_in_a_thread(tmp_path) as url, perdure.connect_sync(url) as client:
+        shop: Any = client.at(Shop, "a")
+        assert shop.add(LINE) == Line(LINE.id, 1)
+        assert client.at("Shop", "a").call("count") == 1
+        assert [line.count for line in shop.items(3)] == [1, 2, 3]
+        with pytest.raises(LookupError, match="gone"):
+            shop.fail("lookup")
+        call_id = client.at("Shop", "a").send("unlock")
+        assert client.result(call_id) is None
+
+
+# --- the protocol, without a server
+
+
+def test_a_session_resends_what_is_not_acknowledged_and_drops_what_it_has() -> None:
+    line = session.Session()
+    line.send("early")
+    assert line.outgoing == []
+    assert line.query() == {}
+    assert line.receive("hello T 30 c1 0 0\n") == session.Opened("c1", False)
+    assert line.outgoing == ["m 1\nearly"]
+    line.outgoing.clear()
+    assert line.receive("m 17.0\nhi") == session.Message("hi")
+    assert line.receive(b"m 17.2\n\x00\n") == session.Message(b"\x00\n")
+    assert line.receive("m 17.1\nold") is None
+    line.send("two")
+    line.receive("ack 1\n")
+    assert line.lost(1006) == "resume"
+    assert line.query() == {"resume": "T", "at": "17.2"}
+    line.send(b"three")
+    assert line.receive("hello U 30 c1 1 1\n") == session.Opened("c1", True)
+    assert line.outgoing == ["m 2\ntwo", b"m 3\nthree"]
+    assert line.receive("later 1\n") is None
+    with pytest.raises(session.ProtocolError):
+        line.receive("m x\n")
+    with pytest.raises(session.ProtocolError):
+        line.receive("m 1.1")
+
+
+@pytest.mark.parametrize(
+    ("code", "step"),
+    [(1000, "ended"), (1006, "resume"), (1012, "resume"), (1013, "resume"), (4404, "anew")]
+    + [(4409, "ended"), (1011, "ended"), (1009, "ended"), (3000, "ended"), (1001, "resume")],
+)
+def test_a_close_code_says_how_it_goes_on(code: int, step: str) -> None:
+    line = session.Session()
+    line.receive("hello T 30 c1 0 0\n")
+    line.send("x")
+    assert line.lost(code) == step
+    assert bool(line.query()) == (step != "anew")
