@@ -61,8 +61,8 @@ from perdure.waiting import sleep, sleep_until, wait_until
 
 if TYPE_CHECKING:
     from perdure.app import App
-    from perdure.past.api import Past
     from perdure.client import connect, connect_sync
+    from perdure.past.api import Past
 
 __version__ = "0.1.0"
 
