@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import hashlib
-import json
-import sys
-import sysconfig
-import zlib
 from collections.abc import AsyncGenerator, Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 from perdure import ref
@@ -26,12 +20,15 @@ from perdure.host.quarantine import Deaths
 from perdure.host.resolving import resolve
 from perdure.inside import wanted_by
 from perdure.journal.entry import PICKLE, Resolved
+from perdure.journal.identity import know_aliases
 from perdure.object import Kind, Object, kind_of
 from perdure.ref import check_key, format_address
 from perdure.settings import Settings
 from perdure.store import open_store
 from perdure.store.base import Layout, Store
-from perdure.suspend import heap, probe
+from perdure.suspend import editions, heap, probe
+from perdure.suspend.bundles import bundle_of
+from perdure.suspend.editions import Live
 
 
 class Node:
@@ -78,12 +75,14 @@ class Node:
         self.layout = await self.store.open(f"node-{self.clock.random_bytes(4).hex()}")
         version, bundle = self.bundle()
         await self.store.put_version(version, bundle, self.clock.now_ns())
+        live = self._serve(version)
         self.host = Host(
             self.kinds,
             self.settings,
             self.store,
             self.layout,
             version,
+            live=live,
             clock=self.clock,
             slot=self._slot,
             deaths=self._deaths,
@@ -97,6 +96,17 @@ class Node:
             gc.collect()
             gc.freeze()
         self.ready = True
+
+    def _serve(self, version: str) -> Live:
+        """Make the code of the classes the newest; that of before stays at hand."""
+        for name, kind in self.kinds.items():
+            if kind.version not in ("", version):
+                # A test serves the same class as part of two versions.
+                self.kinds[name] = Kind(kind.cls)
+            know_aliases(name, kind.aliases)
+        live = Live(version, self.kinds)
+        editions.serve(live)
+        return live
 
     def bundle(self) -> tuple[str, bytes]:
         """The name of the code that is served, and its source."""
@@ -256,31 +266,3 @@ def _kinds(classes: Sequence[type[Object]]) -> dict[str, Kind]:
                 hint=f"Give one another name: class {cls.__name__}(Object, name='…').",
             )
     return kinds
-
-
-def bundle_of(classes: Any) -> tuple[str, bytes]:
-    """The app's source as it is loaded now, and its name: a digest of it.
-
-    Its modules are those of the classes and what else of their folders is imported; the standard
-    library and installed packages are not part of it.
-    """
-    roots = {
-        Path(path).resolve().parent
-        for cls in classes
-        if (path := getattr(sys.modules.get(cls.__module__), "__file__", None)) is not None
-    }
-    outside = (
-        sysconfig.get_paths()["stdlib"],
-        sysconfig.get_paths()["purelib"],
-        sysconfig.get_paths()["platlib"],
-    )
-    sources: dict[str, str] = {}
-    for name, module in sorted(sys.modules.items()):
-        path = getattr(module, "__file__", None)
-        if not path or not path.endswith(".py") or path.startswith(outside):
-            continue
-        resolved = Path(path).resolve()
-        if any(resolved.is_relative_to(root) for root in roots):
-            sources[name] = resolved.read_text(errors="replace")
-    text = json.dumps(sources, sort_keys=True).encode()
-    return hashlib.blake2b(text, digest_size=6).hexdigest(), zlib.compress(text, 6)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import FunctionType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_origin, get_type_hints
 
@@ -44,7 +44,11 @@ class Object:
     Options of the class line: `reentrant=False` (one handler finishes before the next begins;
     queries still run), `atomic=True` (each handler as with `@atomic`), `hibernate_after=30.0`
     (idle seconds before it leaves memory), `name="Room"` (the name in addresses, where it is not
-    the class's own).
+    the class's own), `aliases=["Chat"]` (names it had before, the oldest last: its objects of
+    then are found under both).
+
+    `def on_upgrade(self, old_version)`, where a class has it, runs once for each object in its
+    first turn under other code, to bring its state to what the code of now expects.
     """
 
     __slots__ = ("__dict__", "__weakref__", "_perdure_key", "_perdure_transients")
@@ -60,6 +64,7 @@ class Object:
         atomic: bool | None = None,
         hibernate_after: float | None = None,
         name: str | None = None,
+        aliases: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
@@ -69,11 +74,14 @@ class Object:
             option: value for option, value in given.items() if value is not None
         }
         cls.__perdure_name__ = name or cls.__name__
-        streaming[cls.__perdure_name__] = frozenset(
-            name for name in dir(cls) if inspect.isasyncgenfunction(getattr(cls, name, None))
-        )
+        cls.__perdure_former__ = (aliases,) if isinstance(aliases, str) else tuple(aliases)
+        if "@" not in cls.__module__:
+            streaming[cls.__perdure_name__] = frozenset(
+                name for name in dir(cls) if inspect.isasyncgenfunction(getattr(cls, name, None))
+            )
 
     __perdure_name__: ClassVar[str] = "Object"
+    __perdure_former__: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def at(cls, key: str) -> Self:
@@ -198,6 +206,13 @@ class Kind:
         options = cls.__perdure_options__
         self.cls = cls
         self.name: str = cls.__perdure_name__
+        self.aliases: tuple[str, ...] = cls.__perdure_former__
+        self.version = ""
+        """Of the code that this class is of; empty where nothing keeps versions."""
+        self.edition: Any = None
+        """That code, as it is loaded (suspend/editions.py),"""
+        self.past: Any = None
+        """and again, where it is not the newest."""
         self.doc = inspect.cleandoc(cls.__doc__ or "")
         self.reentrant: bool = options.get("reentrant", True)
         self.hibernate_after: float | None = options.get("hibernate_after")
@@ -205,6 +220,7 @@ class Kind:
         self.creates = cls.on_create is not Object.on_create
         self.on_request: Handler | None = _on_request(cls)
         """What answers raw HTTP below the object's path, if the class has it."""
+        self.upgrade: Callable[..., Any] | None = getattr(cls, "on_upgrade", None)
         self.handlers = _handlers(cls, options.get("atomic", False))
         self.read_only = _read_only_twin(cls)
         """The class an object has while a query runs in it; assignment raises there."""
@@ -229,6 +245,29 @@ class Kind:
         for name, default, shared in self._defaults:
             if name not in values:
                 values[name] = default if shared else copy.deepcopy(default)
+
+
+class Kinds(dict[str, Kind]):
+    """The classes that are served, by name; a name that one had before leads to it as well."""
+
+    def __init__(self, kinds: Mapping[str, Kind]) -> None:
+        super().__init__(kinds)
+        self.former = {
+            alias: name
+            for name, kind in kinds.items()
+            for alias in kind.aliases
+            if alias not in kinds
+        }
+
+    def __missing__(self, name: str) -> Kind:
+        return self[self.former[name]]
+
+    def __contains__(self, name: object) -> bool:
+        return super().__contains__(name) or name in self.former
+
+    def get(self, name: str, default: Any = None) -> Any:
+        found = self.former.get(name, name)
+        return dict.get(self, found, default)
 
 
 _kinds: dict[type[Object], Kind] = {}

@@ -20,6 +20,7 @@ from typing import Any, ParamSpec, Protocol, TypeVar, overload
 from perdure.errors import Fatal, InvalidClass
 from perdure.inside import Inside, inside
 from perdure.limits import Limit, whole
+from perdure.versioned import mark_of, plain
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -122,9 +123,9 @@ _stand_ins: list[Callable[[Step], Step]] = []
 _ONCE = Retry(attempts=1)
 
 
-def find_step(name: str) -> Step | None:
-    """The step of that name, if the app still has it."""
-    made = _steps.get(name)
+def find_step(name: str, version: str = "") -> Step | None:
+    """The step of that name, if the app still has it; or had it in an older version."""
+    made = _steps.get(f"{name}@{version}@" if version and "@" not in name else name)
     return _stand_ins[-1](made) if made is not None and _stand_ins else made
 
 
@@ -134,12 +135,17 @@ def stand_in(given: Callable[[Step], Step]) -> Callable[[], None]:
     return lambda: _stand_ins.remove(given)
 
 
+name_at_load: Callable[[str], str] = str
+"""Under which name a step of waiting code that is loaded is known, in the version of the code that
+it goes on in (suspend/moving.py)."""
+
+
 def _known(name: str) -> Step:
-    return _steps[name]
+    return _steps[name_at_load(name)]
 
 
 def _varied(name: str, retry: Retry, total_timeout: float | None) -> Step:
-    return replace(_steps[name], retry=retry, total_timeout=total_timeout)
+    return replace(_known(name), retry=retry, total_timeout=total_timeout)
 
 
 class _Marking(Protocol):
@@ -265,7 +271,12 @@ def _seconds(value: Seconds | None, name: str) -> float | None:
 def _make_step(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     if not inspect.isfunction(function):
         raise InvalidClass(f"a step must be a function, not {function!r}")
-    name = f"{function.__module__}:{function.__qualname__}"
+    name = f"{plain(function.__module__)}:{function.__qualname__}"
+    version, _, over = mark_of(function.__module__).partition("+")
+    known = f"{name}@{version}@" if version else name
+    if over:
+        # Code of an older version that goes on in a later one goes on with its own steps.
+        name = known = f"{name}@{version}"
     if "<" in function.__qualname__:
         raise InvalidClass(
             f"the step {function.__qualname__} is made inside a function, "
@@ -280,7 +291,7 @@ def _make_step(function: Callable[..., Any], options: dict[str, Any]) -> Callabl
         signature=signature,
         key_names=_key_names(options["limit"], signature, name),
     )
-    _steps[name] = made
+    _steps[known] = made
     run = _items if made.streams else _attempts
 
     @functools.wraps(function)

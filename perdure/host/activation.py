@@ -64,8 +64,10 @@ from perdure.journal.entry import (
 from perdure.journal.log import Output, source_of
 from perdure.object import Kind
 from perdure.suspend import heap
+from perdure.suspend.moving import Stayed
 
 if TYPE_CHECKING:
+    from perdure.host import upgrades
     from perdure.host.host import Host
     from perdure.store.base import Stored
 
@@ -92,7 +94,9 @@ class Activation:
     __slots__ = (
         "alarm_ns",
         "base_seq",
+        "held",
         "host",
+        "kind",
         "last_lsn",
         "loading",
         "machine",
@@ -101,6 +105,7 @@ class Activation:
         "replayed",
         "snapshot_seq",
         "state",
+        "stayed",
         "taken",
         "unkept",
         "used_ns",
@@ -109,7 +114,13 @@ class Activation:
 
     def __init__(self, host: Host, kind: Kind, key: str, oid: int) -> None:
         self.host = host
+        self.kind = kind
+        """Its class in the newest code, which is not the machine's while that is held."""
         self.machine = Machine(kind, key, oid, host.surroundings)
+        self.held = ""
+        """Why it stays whole on an older version of the code."""
+        self.stayed: tuple[Stayed, ...] = ()
+        """Suspended code that goes on in an older version, as of the last load."""
         self.state = State.LOADING
         self.mailbox: deque[IncomingCall | Event] | None = None
         """What waits for the load; None while there is nothing."""
@@ -144,14 +155,18 @@ class Activation:
         """Bring it from the store; what arrives meanwhile waits in the mailbox."""
         load(self)
 
-    def begin(self, replayed: int, base_seq: int, snapshot_seq: int) -> None:
-        """The machine is what the journal says: serve."""
+    def begin(
+        self, replayed: int, base_seq: int, snapshot_seq: int, upgrade: upgrades.Turn | None = None
+    ) -> None:
+        """The machine is what the journal says, or what an upgrade has made of it: serve."""
         self.replayed = replayed
         self.base_seq = base_seq
         self.snapshot_seq = snapshot_seq
         self.last_lsn = self.host.log.newest_lsn(self.machine.oid)
         self._end_loading(State.ACTIVE)
         self.host.activated(self)
+        if upgrade is not None:
+            self._record(upgrade.event, upgrade.commands, None, upgrade.duration_us)
         self.wake_at = self.machine.wake_at()
         if self.wake_at:
             self._resume()
@@ -377,7 +392,7 @@ class Activation:
             Entry(
                 seq,
                 machine.now_ns,
-                host.version,
+                machine.kind.version,
                 event,
                 commands,
                 wake_at,
@@ -410,7 +425,7 @@ class Activation:
             self.set_alarm()
         if host.effects.blocked:
             host.effects.turned(oid)
-        if undone or machine.tainted:
+        if undone or machine.tainted or (self.held and machine.quiescent()):
             self.reload()
         if messages is not None:
             for message in messages:
@@ -462,7 +477,7 @@ class Activation:
         """A fresh machine in the place of the one that is there."""
         machine = self.machine
         machine.discard()
-        self.machine = Machine(machine.kind, machine.key, machine.oid, self.host.surroundings)
+        self.machine = Machine(self.kind, machine.key, machine.oid, self.host.surroundings)
 
     def adopt(self, snapshot: bytes) -> None:
         """Go on from the copy that the bytes give, as a later load would."""

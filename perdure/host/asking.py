@@ -11,7 +11,7 @@ import contextvars
 import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from perdure.errors import JournalCorrupt, ReadOnlyError
 from perdure.host import promises, stepping, watching
@@ -39,6 +39,9 @@ from perdure.promise import Promise
 from perdure.ref import Ref, format_address, parse_address
 from perdure.suspend import heap
 
+if TYPE_CHECKING:
+    from perdure.host.upgrades import Versions
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 NOTHING: list[Command] = []
@@ -48,7 +51,7 @@ NOTHING: list[Command] = []
 class Surroundings:
     """What all machines of a host have in common."""
 
-    __slots__ = ("blob", "debug", "on_error", "outer", "secret")
+    __slots__ = ("blob", "debug", "on_error", "outer", "secret", "versions")
 
     def __init__(
         self,
@@ -62,6 +65,8 @@ class Surroundings:
         """What rests beside the journal of an object, by its number and the blob's name."""
         self.debug = debug
         """Whether the traceback of a call that fails is kept for its caller."""
+        self.versions: Versions | None = None
+        """Where a replay finds the code of each entry; None: the code of now runs all."""
         self.secret = secret
         """The store's secret, from which chance is derived."""
         self.on_error: Callable[[Call, BaseException], None] | None = None

@@ -288,7 +288,9 @@ class Effects:
 
     async def _perform(self, attempt: Running, stream_: Stream | None) -> Any:
         asked = attempt.asked
-        step = find_step(asked.name)
+        activation = self._host.find(attempt.oid)
+        past = activation.machine.kind.past if activation is not None else None
+        step = find_step(asked.name, past.mark if past is not None else "")
         if step is None:
             raise AuthorError(
                 f"the step {asked.name} is not there any more",

@@ -37,13 +37,15 @@ from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
 from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
+from perdure.host.upgrades import Versions
 from perdure.journal.entry import Answered, Ended
 from perdure.journal.identity import oid_of, oid_of_call, oid_of_target
 from perdure.journal.log import Output, PartitionLog, source_of
-from perdure.object import Kind
+from perdure.object import Kind, Kinds
 from perdure.ref import parse_address
 from perdure.settings import Settings
 from perdure.store.base import Layout, Store, Stored
+from perdure.suspend.editions import Live
 
 logger = structlog.get_logger("perdure")
 
@@ -88,6 +90,7 @@ class Host:
         layout: Layout,
         version: str,
         *,
+        live: Live | None = None,
         clock: Clock | None = None,
         slot: Slot | None = None,
         deaths: Deaths | None = None,
@@ -101,7 +104,7 @@ class Host:
         """How far ahead times of sleeping objects are held in memory."""
         self.before_turn: Callable[[Activation], None] | None = None
         """Called before each turn of an object that has had one: tests rebuild it there."""
-        self.kinds = dict(kinds)
+        self.kinds = Kinds(kinds)
         self.settings = settings
         self.store = store
         self.layout = layout
@@ -111,6 +114,8 @@ class Host:
         self.surroundings = Surroundings(
             layout.secret, asyncio.get_running_loop(), debug=settings.debug
         )
+        self.versions = Versions(store, live if live is not None else Live(version, self.kinds))
+        self.surroundings.versions = self.versions
         self.log: PartitionLog
         self.alarms = Alarms(self.clock, self._ring)
         self.delivery = Delivery(self)
@@ -203,8 +208,9 @@ class Host:
         """The activation of an object of a class that is served; made if there is none."""
         activation = self._by_oid.get(oid)
         if activation is None:
-            activation = Activation(self, self.kinds[kind], key, oid)
-            self._table[kind][key] = activation
+            served = self.kinds[kind]
+            activation = Activation(self, served, key, oid)
+            self._table[served.name][key] = activation
             self._by_oid[oid] = activation
             activation.load()
         return activation
@@ -218,7 +224,7 @@ class Host:
     def remove(self, activation: Activation) -> None:
         """Take an activation out of the table."""
         machine = activation.machine
-        table = self._table[machine.kind.name]
+        table = self._table[activation.kind.name]
         if table.get(machine.key) is activation:
             del table[machine.key]
         if self._by_oid.get(machine.oid) is activation:
@@ -259,7 +265,7 @@ class Host:
 
     def at(self, kind: str, key: str) -> Activation | None:
         """The activation of an object of a class that is served, if it is in memory."""
-        return self._table[kind].get(key)
+        return self._table[self.kinds[kind].name].get(key)
 
     def machine_at(self, address: str) -> Machine | None:
         """The machine of an object, if it is in memory and loaded."""
@@ -267,7 +273,7 @@ class Host:
             activation = self._by_oid.get(oid_of_target(address))
         else:
             kind, key = parse_address(address)
-            activation = self._table.get(kind, {}).get(key)
+            activation = self.at(kind, key) if kind in self.kinds else None
         if activation is None or activation.state is not State.ACTIVE:
             return None
         return activation.machine

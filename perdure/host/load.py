@@ -9,6 +9,7 @@ turn. What the journal says decides, never the cache.
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING
 
 import structlog
@@ -16,10 +17,13 @@ import structlog
 from perdure.errors import CallError, DivergenceError, JournalCorrupt
 from perdure.host.blobs import BlobElsewhere, named_in, named_in_segments
 from perdure.host.replay import replay_segments, replay_tail
+from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import untaken_blobs
+from perdure.host.upgrades import UpgradeFailed, begin_from, bring_over
 from perdure.journal import codec
 from perdure.store.base import ObjectRow, Stored
 from perdure.suspend import heap
+from perdure.suspend.editions import VersionNotLoaded, VersionUnusable
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
@@ -59,7 +63,9 @@ def _load_done(activation: Activation, future: asyncio.Future[Stored | None]) ->
 
 def _loaded(activation: Activation, stored: Stored | None) -> None:
     host, machine = activation.host, activation.machine
-    if stored is not None and (stored.row.kind, stored.row.key) != (machine.kind.name, machine.key):
+    if stored is not None and (
+        host.kinds.get(stored.row.kind) is not activation.kind or stored.row.key != machine.key
+    ):
         # Two addresses with one number. It was never seen; it must not pass unseen.
         there = f"{stored.row.kind}/{stored.row.key}"
         text = f"{machine.address} and {there} hash to the same number"
@@ -71,8 +77,15 @@ def _loaded(activation: Activation, stored: Stored | None) -> None:
         host.slot.begin(machine.address, REBUILD)
     try:
         replayed = _build(activation, stored)
+        upgrade = bring_over(activation)
     except BlobElsewhere as error:
         host.keep(_fetch_and_load(activation, stored, error.name))
+        return
+    except VersionNotLoaded as missing:
+        host.keep(_load_with(activation, missing.version))
+        return
+    except UpgradeFailed as error:
+        activation.unusable(error)
         return
     except Exception as error:
         if stored is None or not rests_on_code(stored):
@@ -88,7 +101,21 @@ def _loaded(activation: Activation, stored: Stored | None) -> None:
             host.slot.end()
     base_seq = stored.row.seq if stored is not None else 0
     suspended = stored.suspended if stored is not None else None
-    activation.begin(replayed, base_seq, suspended.seq if suspended is not None else base_seq)
+    snapshot_seq = suspended.seq if suspended is not None else base_seq
+    activation.begin(replayed, base_seq, snapshot_seq, upgrade)
+
+
+async def _load_with(activation: Activation, version: str) -> None:
+    """Load once more, with a version of the code that was not in memory."""
+    try:
+        await activation.host.versions.fetch(version)
+    except Exception as error:
+        if activation.is_loading():
+            activation.unusable(error)
+        return
+    if activation.is_loading():
+        activation.renew_machine()
+        load(activation)
 
 
 async def _fetch_and_load(activation: Activation, stored: Stored | None, name: str) -> None:
@@ -125,9 +152,9 @@ def _build(activation: Activation, stored: Stored | None) -> int:
     if stored is not None:
         newest = stored.suspended.body if stored.suspended is not None else stored.row.snapshot
         if newest is not None:
-            heap.load_heap(machine, newest)
-            for name in untaken_blobs(machine):
-                machine.blob(name)
+            seq = newest_seq(stored)
+            hint = stored.row.version if seq == stored.row.last else ""
+            begin_from(machine, newest, seq, hint)
         replayed = replay_segments(machine, stored.segments)
     return replayed + replay_tail(machine, activation.host.log.entries_of(machine.oid))
 
@@ -141,7 +168,7 @@ async def _build_from_base(activation: Activation) -> None:
         activation.renew_machine()
         try:
             replayed, base_seq = await _replay_from(activation, row)
-        except DivergenceError:
+        except (DivergenceError, VersionUnusable):
             raise
         except Exception as error:
             if row is None or row.snapshot is None:
@@ -152,20 +179,23 @@ async def _build_from_base(activation: Activation) -> None:
             except JournalCorrupt:
                 # Its first turns are no longer kept: then this is why it cannot be loaded.
                 raise error from None
+        upgrade = await host.versions.having(lambda: bring_over(activation))
     except Exception as error:
         if activation.is_loading():
             activation.unusable(error)
         return
     if activation.is_loading():
-        activation.begin(replayed, base_seq, base_seq)
+        activation.begin(replayed, base_seq, base_seq, upgrade)
 
 
 async def _replay_from(activation: Activation, row: ObjectRow | None) -> tuple[int, int]:
     """Run the journal behind a snapshot, page by page; gives how many turns, and from which on."""
     host, machine = activation.host, activation.machine
     if row is not None and row.snapshot is not None:
-        heap.load_heap(machine, row.snapshot)
+        hint = row.version if row.seq == row.last else ""
+        begin_from(machine, row.snapshot, row.seq, hint)
     base_seq = machine.seq
+    having = host.versions.having
     replayed = 0
     if host.blobs.elsewhere:
         tail = [named_in(codec.decode_entry(body)) for body in host.log.entries_of(machine.oid)]
@@ -173,5 +203,6 @@ async def _replay_from(activation: Activation, row: ObjectRow | None) -> tuple[i
         await host.blobs.fetch(machine.oid, names)
     while segments := await host.store.history(host.log.part, machine.oid, machine.seq, _PAGE):
         await host.blobs.fetch_for(machine.oid, segments)
-        replayed += replay_segments(machine, segments)
-    return replayed + replay_tail(machine, host.log.entries_of(machine.oid)), base_seq
+        replayed += await having(functools.partial(replay_segments, machine, segments))
+    entries = host.log.entries_of(machine.oid)
+    return replayed + await having(lambda: replay_tail(machine, entries)), base_seq

@@ -55,7 +55,7 @@ from perdure.journal.entry import (
 )
 from perdure.object import Kind, Object
 from perdure.serde import Arguments, Signature
-from perdure.suspend import heap
+from perdure.suspend import editions, heap
 from perdure.suspend.sets import rebuild_sets
 
 if TYPE_CHECKING:
@@ -72,9 +72,11 @@ class Machine(Asking):
         "holder",
         "instance",
         "kept",
+        "pending",
         "queue",
         "reloaded",
         "running",
+        "source",
         "streamed",
         "tainted",
         "traces",
@@ -103,6 +105,10 @@ class Machine(Asking):
         """A query changed something: this memory must not be used any further."""
         self.reloaded = False
         """It came from bytes, has sets, and no turn has run in it since."""
+        self.source: tuple[bytes, str] | None = None
+        """In a rebuild, with no turn run yet: a snapshot, and the version that made it."""
+        self.pending = False
+        """The source is not loaded yet (upgrades.py)."""
 
     def go_through_bytes(self) -> None:
         """Become what a load of this memory's bytes would be."""
@@ -125,9 +131,11 @@ class Machine(Asking):
         `arguments` are those of a call where they are decoded already.
         """
         _set_running_loop(self)  # type: ignore[arg-type]
+        editions.active = self.kind.past
         try:
             return self.turn_inside(event, time_ns, arguments)
         finally:
+            editions.active = None
             _set_running_loop(self.surroundings.outer)
 
     @contextlib.contextmanager
@@ -135,9 +143,11 @@ class Machine(Asking):
         """Be the running event loop for many turns: on CPython 3.11 each change costs a system
         call, and a replay is nothing but turns."""
         _set_running_loop(self)  # type: ignore[arg-type]
+        editions.active = self.kind.past
         try:
             yield
         finally:
+            editions.active = None
             _set_running_loop(self.surroundings.outer)
 
     def turn_inside(

@@ -20,6 +20,7 @@ from perdure.clock import iso
 from perdure.errors import DivergenceError, JournalCorrupt
 from perdure.host.failures import decode_failure
 from perdure.host.machine import Machine
+from perdure.host.upgrades import enter
 from perdure.journal import codec
 from perdure.journal.entry import (
     ARGUMENTS_KEPT_MAX,
@@ -103,6 +104,11 @@ def _replay(machine: Machine, entry: Entry) -> int:
             f"{machine.address}: turn {machine.seq + 1} is missing, and {entry.seq} is there",
             hint="Restore the data directory from a backup.",
         )
+    versions = machine.surroundings.versions
+    if machine.source is not None or (
+        versions is not None and entry.version != machine.kind.version
+    ):
+        enter(machine, entry)
     if entry.reloaded and not machine.reloaded:
         machine.go_through_bytes()
     machine.reloaded = False

@@ -8,6 +8,7 @@ the base, by `promotable`.
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import structlog
@@ -15,6 +16,7 @@ import structlog
 from perdure.errors import NotSerializable, PerdureError
 from perdure.host.machine import Machine
 from perdure.host.replay import replay_segments
+from perdure.host.upgrades import begin_from, settle
 from perdure.store.base import ObjectRow, Stored, Suspended
 from perdure.suspend import heap
 
@@ -102,7 +104,7 @@ def _row(host: Host, machine: Machine, seq: int, snapshot: bytes | None, wake_at
         detail="",
         created=0,
         updated=machine.now_ns,
-        version=host.version,
+        version=machine.kind.version or host.version,
         snapshot=snapshot,
     )
 
@@ -125,18 +127,21 @@ async def promotable(host: Host, stored: Stored) -> bool:
     why = ""
     try:
         # First, since it costs least: under another Python or other code it does not load.
-        heap.load_heap(copy, cache.body)
+        begin_from(copy, cache.body, cache.seq)
+        await host.versions.having(lambda: settle(copy))
         if row.snapshot is not None:
-            heap.load_heap(machine, row.snapshot)
+            begin_from(machine, row.snapshot, row.seq)
         while machine.seq < row.last:
             page = await host.store.history(host.log.part, row.oid, machine.seq, _PAGE)
             await host.blobs.fetch_for(row.oid, page)
+            having = host.versions.having
             if machine.seq < cache.seq:
-                replayed = replay_segments(machine, page, cache.seq)
+                part = functools.partial(replay_segments, machine, page, cache.seq)
+                replayed = await having(part)
                 if machine.seq == cache.seq and not heap.same_heap(machine, copy):
                     why = f"a replay of {machine.seq - row.seq} turns comes to something else"
             else:
-                replayed = replay_segments(machine, page)
+                replayed = await having(functools.partial(replay_segments, machine, page))
             if why or not replayed:
                 break
     except PerdureError as error:

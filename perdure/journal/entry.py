@@ -204,6 +204,13 @@ class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
     source: MessageId | None = None
 
 
+class Upgraded(msgspec.Struct, array_like=True, frozen=True, tag="upgraded"):
+    """The object goes over to the version of the code that this entry names."""
+
+    before: str
+    """The version it was on."""
+
+
 Event = (
     Call
     | Started
@@ -219,6 +226,7 @@ Event = (
     | Resolved
     | Timetable
     | Cancel
+    | Upgraded
 )
 
 

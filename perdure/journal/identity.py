@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from hashlib import blake2b
 
 from perdure.errors import UnknownCall
@@ -10,13 +11,26 @@ from perdure.ref import format_address, parse_address
 _OID_BITS = (1 << 63) - 1
 
 
+_first_names: dict[str, str] = {}
+
+
+def know_aliases(name: str, former: Sequence[str]) -> None:
+    """From now on a class and its former names mean the same objects: those of the oldest name."""
+    for one in (name, *former):
+        if former:
+            _first_names[one] = former[-1]
+        else:
+            _first_names.pop(one, None)
+
+
 def oid_of(kind: str, key: str) -> int:
     """63 bits of BLAKE2b of the address.
 
     Two addresses may meet in one number (a chance of one in a thousand with 130 million objects);
     the host compares the address that is stored and refuses the second.
     """
-    digest = blake2b(format_address(kind, key).encode(), digest_size=8).digest()
+    first = _first_names.get(kind, kind)
+    digest = blake2b(format_address(first, key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") & _OID_BITS
 
 

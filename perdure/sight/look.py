@@ -37,6 +37,7 @@ from perdure.journal.entry import (
     StepDone,
     StepItem,
     Timetable,
+    Upgraded,
 )
 from perdure.journal.identity import oid_of
 from perdure.object import Object
@@ -346,5 +347,7 @@ def event_of(entry: Entry) -> tuple[str, str]:
             return "timetable", ", ".join(tick.id for tick in event.ticks)
         case Cancel():
             return "cancel", f"call {event.id}" + (f" from {event.caller}" if event.caller else "")
+        case Upgraded():
+            return "upgrade", f"from version {event.before}"
         case Skipped():
             return "skip", event.what

@@ -23,7 +23,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from perdure.errors import AuthorError
-from perdure.suspend import loading
+from perdure.suspend import editions, loading
+from perdure.versioned import mark_of, plain
 
 Code = types.CodeType
 
@@ -202,16 +203,19 @@ def _library_folders() -> tuple[str, ...]:
     return tuple({str(Path(path).resolve()) + "/" for path in paths if path})
 
 
-_folders = _library_folders()
+library_folders = _library_folders()
+"""Where Python, perdure and installed packages are."""
 
 
 @functools.lru_cache(maxsize=4096)
 def is_library(module: str) -> bool:
     """Whether a module belongs to Python, to perdure or to an installed package."""
+    if "@" in module:
+        return False
     if module.partition(".")[0] in sys.stdlib_module_names:
         return True
     file = getattr(sys.modules.get(module), "__file__", None)
-    return file is not None and str(Path(file).resolve()).startswith(_folders)
+    return file is not None and str(Path(file).resolve()).startswith(library_folders)
 
 
 # --- code objects as bytes
@@ -250,45 +254,85 @@ def place_of(code: Code, variables: dict[str, Any]) -> Place:
     module = variables.get("__name__", "")
     if getattr(sys.modules.get(module), "__dict__", None) is not variables:
         raise pickle.PicklingError(f"the module {module!r} of its code is no longer loaded")
-    known = (module, code.co_qualname, fingerprint(code), code.co_firstlineno)
+    mark, line = fingerprint(code), code.co_firstlineno
     if is_library(module) and not _of_app(module):
-        return *known, _carry(code)
+        return module, code.co_qualname, mark, line, _carry(code)
     place = _module(module)
-    if place is None or place.find(known[1:3], code.co_firstlineno) is None:
+    if place is None or place.find((code.co_qualname, mark), line) is None:
         raise pickle.PicklingError(
             f"its code, {code.co_qualname}, cannot be found by name in the module {module!r}"
         )
-    return known
+    return editions.written(module, loading.home()), code.co_qualname, mark, line
 
 
 def _of_app(module: str) -> bool:
     """Whether it is of the package that the object's own class is of, installed or not."""
     own = loading.machine().kind.cls.__module__
-    return bool(own.partition(".")[0] == module.partition(".")[0])
-
-
-def variables(module: str) -> dict[str, Any]:
-    """The global variables of a module."""
-    return vars(sys.modules.get(module) or importlib.import_module(module))
+    return bool(plain(own).partition(".")[0] == module.partition(".")[0])
 
 
 def find_code(module: str, qualname: str, mark: bytes, line: int, carried: bytes = b"") -> Code:
     """The code of that name which does the same. Raises CodeChanged."""
-    if module not in sys.modules:
-        importlib.import_module(module)
-    place = _module(module)
-    found = place.find((qualname, mark), line) if place is not None else None
-    if found is not None:
-        return found
-    if carried:
-        code: Code = marshal.loads(carried)
-        if fingerprint(code) == mark:
-            return code
-    if place is not None and qualname in place.names:
-        what = f"{qualname} in {module} has changed"
+    code, _ = find_place((module, qualname, mark, line, carried))
+    return code
+
+
+def find_place(place: Place, chain: int | None = None) -> tuple[Code, dict[str, Any]]:
+    """The code that `place_of` has named, and the global variables it sees. Raises CodeChanged.
+
+    In a load that brings an object over to other code, what is unchanged there goes over, and the
+    rest goes on in the code it was in. `chain` is that of the awaits it stands in: either all of
+    it goes over, or nothing.
+    """
+    module, qualname, print_, line, *carried = place
+    if carried and carried[0]:
+        return _find_carried(module, qualname, print_, line, carried[0])
+    move = loading.session().move
+    if move is not None:
+        goes = move.goes(place) if chain is None else move.chain_goes(chain)
+        to = move.translate if goes else move.stays
+        module, qualname = to(module, qualname)
+        move.latest = mark_of(module)
+    found = editions.module_of(module, loading.home())
+    known = _module(found.__name__)
+    code = known.find((qualname, print_), line) if known is not None else None
+    if code is None:
+        raise _changed(module, qualname, known)
+    mark = mark_of(module)
+    if mark:
+        loading.session().stayed.add(mark.partition("+")[0])
+    return code, vars(found)
+
+
+def is_there(module: str, qualname: str, mark: bytes) -> bool:
+    """Whether code that does the same stands there now."""
+    try:
+        found = editions.module_of(module, loading.home())
+    except ImportError:
+        return False
+    known = _module(found.__name__)
+    return known is not None and known.find((qualname, mark), 0) is not None
+
+
+def _find_carried(
+    module: str, qualname: str, mark: bytes, line: int, carried: bytes
+) -> tuple[Code, dict[str, Any]]:
+    variables = vars(sys.modules.get(module) or importlib.import_module(module))
+    known = _module(module)
+    code = known.find((qualname, mark), line) if known is not None else None
+    if code is None:
+        code = marshal.loads(carried)
+        if fingerprint(code) != mark:
+            raise _changed(module, qualname, known)
+    return code, variables
+
+
+def _changed(module: str, qualname: str, known: _Module | None) -> CodeChanged:
+    if known is not None and qualname in known.names:
+        what = f"{qualname} in {plain(module)} has changed"
     else:
-        what = f"{qualname} is no longer in {module}"
-    raise CodeChanged(
+        what = f"{qualname} is no longer in {plain(module)}"
+    return CodeChanged(
         f"{what}, and code of a snapshot is suspended in it",
         hint="The object is rebuilt from its journal instead.",
     )

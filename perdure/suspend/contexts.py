@@ -12,7 +12,7 @@ import pickle
 import sys
 from typing import Any
 
-from perdure.suspend import loading
+from perdure.suspend import editions, loading
 
 Var = contextvars.ContextVar[Any]
 
@@ -50,13 +50,13 @@ def find_var(module: str, name: str) -> Var:
     """The context variable of that name. Raises ImportError or AttributeError if it is gone."""
     if not name:
         return _of_decimal()
-    __import__(module)
-    var: Var = getattr(sys.modules[module], name)
+    var: Var = loading.resolve(module, name)
     return var
 
 
 def reduce_var(var: Var) -> Any:
-    return find_var, name_of(var)
+    module, name = name_of(var)
+    return find_var, (editions.written(module, loading.home()), name)
 
 
 def make_context() -> contextvars.Context:

@@ -50,7 +50,9 @@ _NOT_BEGUN, _UNDER_WAY = 0, 1
 # --- frames
 
 
-def make_frame(place: Place, names: tuple[str, str] | None = None) -> Any:
+def make_frame(
+    place: Place, names: tuple[str, str] | None = None, chain: int | None = None
+) -> Any:
     """A frame of the code at a place, not begun."""
     reason = probe.unfit()
     if reason:
@@ -58,7 +60,7 @@ def make_frame(place: Place, names: tuple[str, str] | None = None) -> Any:
             f"the snapshot holds suspended code, which cannot be loaded here: {reason}",
             hint="The object is rebuilt from its journal instead.",
         )
-    frame = layout.blank(codes.find_code(*place), codes.variables(place[0]))
+    frame = layout.blank(*codes.find_place(place, chain))
     if names is not None:
         frame.__name__, frame.__qualname__ = names
     loading.session().frames.append(frame)
@@ -89,8 +91,11 @@ def reduce_frame(frame: Any) -> Any:
     code = layout.code_of(frame)
     place = codes.place_of(code, layout.globals_of(frame))
     args: tuple[Any, ...] = (place,)
-    if frame.__name__ != code.co_name or frame.__qualname__ != code.co_qualname:
-        args = place, (frame.__name__, frame.__qualname__)
+    chain = (loading.session().chains or {}).get(id(frame))
+    own_name = frame.__name__ != code.co_name or frame.__qualname__ != code.co_qualname
+    if own_name or chain is not None:
+        names = (frame.__name__, frame.__qualname__) if own_name else None
+        args = (place, names) if chain is None else (place, names, chain)
     try:
         state = layout.read(frame)
     except layout.Broken as error:
@@ -179,8 +184,8 @@ def reduce_async_step(value: Any) -> Any:
 
 
 def make_function(place: Place, cells: tuple[Any, ...] | None) -> types.FunctionType:
-    code = codes.find_code(*place)
-    return types.FunctionType(code, codes.variables(place[0]), code.co_name, None, cells)
+    code, variables = codes.find_place(place)
+    return types.FunctionType(code, variables, code.co_name, None, cells)
 
 
 def fill_function(function: types.FunctionType, state: dict[str, Any]) -> None:
@@ -237,6 +242,17 @@ def reduce_cell(cell: types.CellType) -> Any:
     return make_cell, (), (landmarks.or_its_name(contents),), None, None, fill_cell
 
 
+def bound(owner: Any, name: str) -> Any:
+    """A method by its name; one that the code of now does not have any more is that of before."""
+    try:
+        return getattr(owner, name)
+    except AttributeError:
+        move = loading.session().move
+        if move is None:
+            raise
+        return types.MethodType(move.method(owner, name), owner)
+
+
 def make_method(function: Any, owner: Any) -> types.MethodType:
     return types.MethodType(function, owner)
 
@@ -248,9 +264,9 @@ def reduce_method(method: types.MethodType) -> Any:
         for cls in type(owner).__mro__:
             mangled = f"_{cls.__name__.lstrip('_')}{name}"
             if getattr(owner, mangled, None) == method:
-                return getattr, (owner, mangled)
+                return bound, (owner, mangled)
     if getattr(owner, name, None) == method:
-        return NotImplemented
+        return bound, (owner, name)
     return make_method, (method.__func__, owner)
 
 

@@ -5,8 +5,9 @@ memory: classes are named, and an object's own class by the name it is served un
 may move to another module.
 
     magic b"pH" | format u16 | flags u8 | crc32 u32 of flags and body | body
-    body: the bytecode's magic number u32 where flag 4 says that code is suspended, then the pickle;
-    all of it compressed by zlib if flag 1; flag 2 says that sets may be in it
+    body: where flag 8 says so, the version of the code that it was made under (its length u8, then
+    ASCII); the rest: the bytecode's magic number u32 where flag 4 says that code is suspended,
+    then the pickle; the rest is compressed by zlib if flag 1; flag 2 says that sets may be in it
 
 All numbers are little-endian. A checksum that fails raises JournalCorrupt.
 """
@@ -45,13 +46,23 @@ from perdure.suspend import (
     letting_go,
     loading,
     opaque,
+    probe,
     raised,
     values,
 )
 from perdure.suspend.codes import CodeChanged
 from perdure.suspend.letting_go import drop, drop_all
+from perdure.suspend.moving import Chains, Move, Stayed, chains_of, wear_twin
 from perdure.suspend.same import equal, reduce, same
-from perdure.suspend.values import PROTOCOL, TROUBLE, Reducer, Reducers, dumps, loads
+from perdure.suspend.values import (
+    PROTOCOL,
+    TROUBLE,
+    HomeUnpickler,
+    Reducer,
+    Reducers,
+    dumps,
+    loads,
+)
 
 __all__ = [
     "CodeChanged",
@@ -68,17 +79,21 @@ __all__ = [
     "resolve_kind",
     "same",
     "same_heap",
+    "version_of",
 ]
 
-FORMAT = 1
+FORMAT = 2
 
 _HEADER = struct.Struct("<2sHBI")
 _MAGIC = b"pH"
 _COMPRESSED = 1
 _SETS = 2
 _SUSPENDED = 4
+_VERSIONED = 8
 
 _COMPRESS_FROM = 1024
+_CHAINS = ""
+"""Where chains of awaits are written, in front of the slots."""
 
 # Slots of a machine that are the object's memory. Those left out are given by the host (kind,
 # key, oid, surroundings), last no longer than a turn (call, commands, undone, read_only, _chance),
@@ -294,6 +309,10 @@ def dump_heap(machine: Any, *, try_out: bool = True) -> bytes:
     buffer = io.BytesIO()
     pickler = HeapPickler(buffer)
     with loading.of(machine) as session:
+        if machine.tasks and not probe.unfit():
+            chains, session.chains = chains_of(machine)
+            if chains:
+                state = {_CHAINS: Chains(chains), **state}
         try:
             pickler.dump(state)
         except TROUBLE as error:
@@ -307,7 +326,7 @@ def dump_heap(machine: Any, *, try_out: bool = True) -> bytes:
                 # Rather than keep dropped modules alive.
                 _tried.clear()
             _tried.update(met)
-    return _seal(pickled, session)
+    return _seal(pickled, session, machine.kind.version)
 
 
 _tried: set[Any] = set()
@@ -333,20 +352,37 @@ def _try_out(machine: Any, pickled: bytes) -> None:
 
 
 def _unpickle(pickled: bytes | memoryview, session: loading.Session) -> dict[str, Any]:
-    state: dict[str, Any] = pickle.loads(pickled)
+    home = session.machine.kind
+    state: dict[str, Any]
+    if session.move is None and home.past is None:
+        state = pickle.loads(pickled)
+    else:
+        state = HomeUnpickler(io.BytesIO(pickled)).load()
+    state.pop(_CHAINS, None)
     for finish in session.later:
         finish()
     return state
 
 
-def load_heap(machine: Any, data: bytes) -> None:
+def load_heap(machine: Any, data: bytes, version: str = "") -> list[Stayed]:
     """Give a fresh machine the memory that `dump_heap` made bytes of.
 
+    Bytes that were made under another version of the code than the machine's are brought over:
+    data becomes that of the classes of now, and what is returned is suspended code which has
+    changed and goes on in its own version (moving.py). `version` is that of bytes which do not
+    say it themselves.
+
     Raises JournalCorrupt for damaged bytes, SchemaTooNew for those of a newer release, CodeChanged
-    where a class or suspended code is gone or changed; then the machine is not to be used.
+    where a class or suspended code is gone or changed, VersionUnusable where old code is needed
+    and cannot be imported; then the machine is not to be used.
     """
-    body = _open(machine, data)
+    body, made_under = _open(machine, data)
+    version = made_under or version
+    move = None
+    if version and machine.kind.version and version != machine.kind.version:
+        move = Move(version, machine.kind.edition)
     with loading.of(machine) as session:
+        session.move = move
         try:
             state = _unpickle(body, session)
         except Exception as error:
@@ -363,6 +399,17 @@ def load_heap(machine: Any, data: bytes) -> None:
     machine.reloaded = has_sets(data)
     if machine.instance is not None:
         machine.kind.complete(machine.instance)
+        if session.stayed:
+            wear_twin(machine, frozenset(session.stayed))
+    return move.stayed if move is not None else []
+
+
+def version_of(data: bytes) -> str:
+    """The version of the code that a heap was made under; empty if it does not say."""
+    if len(data) < _HEADER.size + 1 or not data[4] & _VERSIONED:
+        return ""
+    start = _HEADER.size + 1
+    return data[start : start + data[start - 1]].decode("ascii", "replace")
 
 
 def same_heap(a: Any, b: Any) -> bool:
@@ -418,7 +465,7 @@ _SET_MARK = pickle.EMPTY_SET + pickle.MEMOIZE + pickle.MARK
 _FROZENSET_MARK = pickle.FROZENSET + pickle.MEMOIZE
 
 
-def _seal(body: bytes, session: loading.Session) -> bytes:
+def _seal(body: bytes, session: loading.Session, version: str) -> bytes:
     flags = 0
     if session.sets or _SET_MARK in body or _FROZENSET_MARK in body:
         flags |= _SETS
@@ -430,6 +477,9 @@ def _seal(body: bytes, session: loading.Session) -> bytes:
         if len(packed) < len(body) * 7 // 8:
             body = packed
             flags |= _COMPRESSED
+    if version:
+        flags |= _VERSIONED
+        body = bytes((len(version),)) + version.encode("ascii") + body
     return _HEADER.pack(_MAGIC, FORMAT, flags, _checksum(flags, body)) + body
 
 
@@ -438,7 +488,7 @@ def _checksum(flags: int, body: bytes | memoryview) -> int:
     return zlib.crc32(body, zlib.crc32(bytes((flags,))))
 
 
-def _open(machine: Any, data: bytes) -> bytes | memoryview:
+def _open(machine: Any, data: bytes) -> tuple[bytes | memoryview, str]:
     if len(data) < _HEADER.size or data[:2] != _MAGIC:
         raise _corrupt(machine, "it is no snapshot of an object")
     _, version, flags, checksum = _HEADER.unpack_from(data)
@@ -453,6 +503,9 @@ def _open(machine: Any, data: bytes) -> bytes | memoryview:
     body = memoryview(data)[_HEADER.size :]
     if _checksum(flags, body) != checksum:
         raise _corrupt(machine, "its checksum does not match")
+    version = version_of(data)
+    if flags & _VERSIONED:
+        body = body[1 + len(version) :]
     if flags & _COMPRESSED:
         body = memoryview(zlib.decompress(body))
     if flags & _SUSPENDED:
@@ -462,7 +515,7 @@ def _open(machine: Any, data: bytes) -> bytes | memoryview:
                 hint="The object is rebuilt from its journal instead.",
             )
         body = body[4:]
-    return body
+    return body, version
 
 
 def _corrupt(machine: Any, what: str) -> JournalCorrupt:

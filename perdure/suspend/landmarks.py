@@ -6,37 +6,38 @@ A copy of them would do wrong quietly: `value is MISSING` is false for a copy of
 from __future__ import annotations
 
 import builtins
-import importlib
 import os
 import pickle
 import sys
 import types
 from typing import Any
 
-from perdure.suspend import values
+from perdure.suspend import editions, loading, values
 
 
 def find(module: str, path: str, wrapped: int = 0) -> Any:
     """What stands at a dotted path in a module. Raises ImportError or AttributeError."""
-    found: Any = sys.modules.get(module) or importlib.import_module(module)
-    for name in path.split("."):
-        found = getattr(found, name)
+    found: Any = loading.resolve(module, path)
     for _ in range(wrapped):
         found = found.__wrapped__
     return found
+
+
+def _written(module: str) -> str:
+    return editions.written(module, loading.home())
 
 
 # --- modules
 
 
 def find_module(name: str) -> types.ModuleType:
-    return importlib.import_module(name)
+    return editions.module_of(name, loading.home())
 
 
 def reduce_module(module: types.ModuleType) -> Any:
     if sys.modules.get(module.__name__) is not module:
         raise pickle.PicklingError("a module that cannot be imported by its name")
-    return find_module, (module.__name__,)
+    return find_module, (_written(module.__name__),)
 
 
 class Named:
@@ -53,7 +54,7 @@ def reduce_named(value: Named) -> Any:
 
 
 def find_variables(module: str) -> dict[str, Any]:
-    return vars(sys.modules.get(module) or importlib.import_module(module))
+    return vars(find_module(module))
 
 
 def or_its_name(value: Any) -> Any:
@@ -64,7 +65,7 @@ def or_its_name(value: Any) -> Any:
         return Named((find, ("sys", "modules")))
     name = value.get("__name__")
     if type(name) is str and getattr(sys.modules.get(name), "__dict__", None) is value:
-        return Named((find_variables, (name,)))
+        return Named((find_variables, (_written(name),)))
     return value
 
 
@@ -111,11 +112,13 @@ def reduce_function(function: types.FunctionType) -> Any:
     except (KeyError, AttributeError):
         return None
     if found is function:
-        return NotImplemented
+        if "@" not in function.__module__:
+            return NotImplemented
+        return find, (_written(function.__module__), function.__qualname__)
     for depth in range(1, 20):
         found = getattr(found, "__wrapped__", None)
         if found is function:
-            return find, (function.__module__, function.__qualname__, depth)
+            return find, (_written(function.__module__), function.__qualname__, depth)
         if found is None:
             return None
     return None
@@ -138,7 +141,9 @@ def reduce_mark(value: object) -> Any:
             _search()
     known = _marks.get(id(value))
     # What no name leads to belongs to the object, and need only stay one value in it.
-    return (find, known[1:]) if known is not None and known[0] is value else NotImplemented
+    if known is None or known[0] is not value:
+        return NotImplemented
+    return find, (_written(known[1]), known[2])
 
 
 def _search() -> None:
@@ -187,7 +192,7 @@ def reducer_among(known: Singles, otherwise: Any) -> Any:
     def reduce(value: object) -> Any:
         found = known.get(id(value))
         if found is not None and not getattr(value, "__dict__", None):
-            return find, found[1:]
+            return find, (_written(found[1]), found[2])
         return otherwise(value) if otherwise is not None else NotImplemented
 
     return reduce

@@ -11,14 +11,26 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
+from perdure.suspend import editions
+from perdure.suspend.editions import Edition
+
 
 class Session:
     """What belongs to one dump or load."""
 
-    __slots__ = ("doubtful", "frames", "later", "machine", "places", "sets", "suspended")
+    __slots__ = (
+        *("chains", "doubtful", "frames", "later", "machine", "move", "places", "sets", "stayed"),
+        "suspended",
+    )
 
     def __init__(self, machine: Any) -> None:
         self.machine = machine
+        self.move: Any = None
+        """Of a load that brings the object over to other code: what goes over (moving.py)."""
+        self.stayed: set[str] = set()
+        """Of a load: the older versions whose code goes on in it."""
+        self.chains: dict[int, int] | None = None
+        """Of a dump: the chain of awaits that a frame stands in, by the frame's id."""
         self.later: list[Callable[[], None]] = []
         """What can be done only when the whole graph is there."""
         self.frames: list[Any] = []
@@ -44,6 +56,29 @@ def session() -> Session:
 def machine() -> Any:
     """The machine that is dumped or loaded."""
     return _session.machine
+
+
+def home() -> Edition | None:
+    """The code that what is dumped or loaded belongs to; None: the newest."""
+    machine = _session.machine
+    if machine is None:
+        return editions.active or editions.newest
+    edition: Edition | None = machine.kind.edition
+    return edition
+
+
+def resolve(module: str, path: str) -> Any:
+    """What stands at a dotted path in a module, as `editions.written` has named it.
+
+    In a load that brings an object over to other code, also what is there no longer.
+    """
+    try:
+        return editions.find(module, path, home())
+    except (AttributeError, ImportError):
+        move = _session.move
+        if move is None:
+            raise
+        return move.older(module, path)
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 from perdure.errors import NotSerializable, UnknownKind
 from perdure.ref import Ref
+from perdure.suspend import editions, loading
 
 Reduced = Any
 """What a `__reduce__` gives: a name, or (function, arguments, state, items, pairs, set state)."""
@@ -88,6 +89,12 @@ def reduce_lone_exception(error: BaseException) -> Reduced:
 
 def kind_class(name: str) -> type:
     """The class that is served under a name; the module it is in may have changed."""
+    home = loading.home()
+    if home is not None:
+        try:
+            return home.kind(name).cls
+        except UnknownKind:
+            pass
     from perdure.suspend import heap
 
     return heap.resolve_kind(name)
@@ -102,13 +109,21 @@ def reduce_object(instance: Any) -> Reduced:
 
 def reduce_class(cls: type) -> Reduced:
     name = getattr(cls, "__perdure_name__", None)
-    if name is None:
-        return NotImplemented
-    try:
-        served = kind_class(name)
-    except UnknownKind:
-        return NotImplemented
-    return (kind_class, (name,)) if served is cls else NotImplemented
+    if name is not None:
+        try:
+            if kind_class(name) is cls:
+                return kind_class, (name,)
+        except UnknownKind:
+            pass
+    module = cls.__module__
+    if type(module) is str and "@" in module:
+        return find_class, (editions.written(module, loading.home()), cls.__qualname__)
+    return NotImplemented
+
+
+def find_class(module: str, path: str) -> Any:
+    """A class of an older version, by the name it is written under."""
+    return loading.resolve(module, path)
 
 
 def refuse(value: object) -> Reduced:
@@ -215,9 +230,27 @@ def dumps(value: object, what: str = "value") -> bytes:
     return data
 
 
-loads: Callable[[bytes], Any] = pickle.loads
-"""The value that `dumps` made bytes of. Raises what its classes raise, or AttributeError and
-ImportError where a class is gone."""
+class HomeUnpickler(pickle.Unpickler):
+    """Finds classes and functions by their names in the code that is loaded for; also those that
+    were renamed or moved."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        return loading.resolve(module, name)
+
+
+def loads(data: bytes | memoryview) -> Any:
+    """The value that `dumps` made bytes of. Raises what its classes raise, or AttributeError and
+    ImportError where a class is gone."""
+    if editions.active is None:
+        try:
+            return pickle.loads(data)
+        except (AttributeError, ImportError) as error:
+            # A class that was renamed or moved, or code of an older version; or the class itself.
+            try:
+                return HomeUnpickler(io.BytesIO(data)).load()
+            except (AttributeError, ImportError):
+                raise error from None
+    return HomeUnpickler(io.BytesIO(data)).load()
 
 
 def _refusal(value: object, what: str, error: BaseException) -> NotSerializable:

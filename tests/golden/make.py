@@ -303,6 +303,8 @@ async def answers(stage: DataStage) -> dict[str, Any]:
         told[f"turns of {address}"] = [
             f"{turn['kind']} undone" if turn["output"].endswith("(undone)") else turn["kind"]
             for turn in past
+            # It goes over to the code of these tests as they are now.
+            if turn["kind"] != "upgrade"
         ]
     return told
 

@@ -31,6 +31,7 @@ from perdure.journal.entry import (
     StepItem,
     Tick,
     Timetable,
+    Upgraded,
     Yielded,
 )
 
@@ -100,6 +101,7 @@ EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
         caller=TEXTS,
     ),
     Resolved: RESOLUTIONS,
+    Upgraded: st.builds(Upgraded, before=TEXTS),
     Timetable: st.builds(Timetable, ticks=st.lists(TICKS, max_size=3)),
 }
 
