@@ -151,9 +151,9 @@ class Activation:
 
     # --- load
 
-    def load(self) -> None:
+    def load(self, read: asyncio.Future[Stored | None] | None = None) -> None:
         """Bring it from the store; what arrives meanwhile waits in the mailbox."""
-        load(self)
+        load(self, read)
 
     def begin(
         self, replayed: int, base_seq: int, snapshot_seq: int, upgrade: upgrades.Turn | None = None

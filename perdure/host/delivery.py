@@ -137,20 +137,33 @@ class Delivery:
             return
         future = host.store.load(host.log.part, oid)
         if future.done():
-            self._loaded(oid, event, future)
+            # Nothing can be written before the object is built: it need not be read once more.
+            self._loaded(oid, event, future, future)
         else:
-            future.add_done_callback(lambda done: self._loaded(oid, event, done))
+            future.add_done_callback(lambda done: self._loaded(oid, event, done, None))
 
-    def _loaded(self, oid: int, event: Event | None, future: asyncio.Future[Stored | None]) -> None:
+    def _loaded(
+        self,
+        oid: int,
+        event: Event | None,
+        future: asyncio.Future[Stored | None],
+        read: asyncio.Future[Stored | None] | None,
+    ) -> None:
         try:
             stored = future.result()
         except OperatorError as error:
             logger.warning("an object could not be read; it is tried again", error=str(error))
             asyncio.get_running_loop().call_later(RETRY_S, self.wake, oid, event)
             return
-        self._woken(oid, event, stored)
+        self._woken(oid, event, stored, read)
 
-    def _woken(self, oid: int, event: Event | None, stored: Stored | None) -> None:
+    def _woken(
+        self,
+        oid: int,
+        event: Event | None,
+        stored: Stored | None,
+        read: asyncio.Future[Stored | None] | None = None,
+    ) -> None:
         host = self._host
         if host.quarantine.refusal(oid) is not None:
             return
@@ -171,7 +184,7 @@ class Delivery:
                 object=format_address(kind, key),
             )
             return
-        activation = host.activate(kind, key, oid)
+        activation = host.activate(kind, key, oid, read)
         if event is not None:
             activation.event(event)
 

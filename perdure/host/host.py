@@ -49,6 +49,9 @@ from perdure.suspend.editions import Live
 
 logger = structlog.get_logger("perdure")
 
+SCAN_OBJECTS = 100_000
+"""So many sleeping objects are asked for at a time when the store is looked through."""
+
 
 class Slot(Protocol):
     """Where the turn that runs is written down for the supervisor (supervisor/slot.py)."""
@@ -204,15 +207,20 @@ class Host:
         # What the call asked of other objects is taken at once: it need not wait for a pass.
         self.delivery.run()
 
-    def activate(self, kind: str, key: str, oid: int) -> Activation:
-        """The activation of an object of a class that is served; made if there is none."""
+    def activate(
+        self, kind: str, key: str, oid: int, read: asyncio.Future[Stored | None] | None = None
+    ) -> Activation:
+        """The activation of an object of a class that is served; made if there is none.
+
+        `read` is what the store gave for it just now, if it was asked.
+        """
         activation = self._by_oid.get(oid)
         if activation is None:
             served = self.kinds[kind]
             activation = Activation(self, served, key, oid)
             self._table[served.name][key] = activation
             self._by_oid[oid] = activation
-            activation.load()
+            activation.load(read)
         return activation
 
     def activated(self, activation: Activation) -> None:
@@ -334,8 +342,10 @@ class Host:
 
     async def _scan_due(self, skip: object) -> None:
         before = self.clock.now_ns() + self.horizon_ns
-        limit = 100_000
-        rows = await self.store.due([self.log.part], before, limit)
+        limit = SCAN_OBJECTS
+        while len(rows := await self.store.due([self.log.part], before, limit)) == limit:
+            # The rows of those that have woken since are the first ones until a checkpoint.
+            limit *= 2
         for row in rows:
             if row.oid not in skip and row.kind in self.kinds:  # type: ignore[operator]
                 self._sleeps(row.oid, row.wake_at)

@@ -36,14 +36,14 @@ REBUILD = b"rebuild"
 _PAGE = 64
 
 
-def load(activation: Activation) -> None:
-    """Bring the object from the host's stash or from the store."""
+def load(activation: Activation, read: asyncio.Future[Stored | None] | None) -> None:
+    """Bring the object from the host's stash, from what was just read, or from the store."""
     host = activation.host
     stash = host.stash.get(activation.machine.oid)
     if stash is not None:
         _loaded(activation, stash)
         return
-    future = host.store.load(host.log.part, activation.machine.oid)
+    future = read or host.store.load(host.log.part, activation.machine.oid)
     if future.done():
         _load_done(activation, future)
     else:
