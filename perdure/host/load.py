@@ -36,7 +36,7 @@ REBUILD = b"rebuild"
 _PAGE = 64
 
 
-def load(activation: Activation, read: asyncio.Future[Stored | None] | None) -> None:
+def load(activation: Activation, read: asyncio.Future[Stored | None] | None = None) -> None:
     """Bring the object from the host's stash, from what was just read, or from the store."""
     host = activation.host
     stash = host.stash.get(activation.machine.oid)
