@@ -55,6 +55,7 @@ from perdure.limits import Limit
 from perdure.object import Object, Transient, atomic, query, transient
 from perdure.promise import Promise
 from perdure.ref import current, delete, send
+from perdure.schedule import Schedule, cron, every
 from perdure.settings import Settings
 from perdure.steps import Retry, step
 from perdure.waiting import sleep, sleep_until, wait_until
@@ -105,6 +106,7 @@ __all__ = [
     "ReadOnlyError",
     "ResultTypeError",
     "Retry",
+    "Schedule",
     "SchemaTooNew",
     "Settings",
     "SideEffectError",
@@ -124,9 +126,11 @@ __all__ = [
     "cancel",
     "connect",
     "connect_sync",
+    "cron",
     "current",
     "deadline",
     "delete",
+    "every",
     "heartbeat",
     "query",
     "send",

@@ -25,6 +25,7 @@ import structlog
 
 from perdure.errors import BadApp, PerdureError
 from perdure.object import Object, kind_of
+from perdure.ref import Ref
 from perdure.settings import Settings, load_settings
 
 # The layers are loaded when a node starts: a program that imports perdure to call, or to look at
@@ -49,6 +50,9 @@ class App:
     be async, and raises Unauthorized or Forbidden to refuse; what it returns is the principal
     that `perdure.current()` and an object's own `authorize` see.
 
+    `objects` are refs to the objects that `@every` and `@cron` run for: `[Janitor.at("main")]`.
+    They come into being when the node starts.
+
     Raises BadSettings for an unknown setting or a bad value, InvalidClass or BadApp for a class
     that cannot be served.
     """
@@ -57,6 +61,8 @@ class App:
         self,
         classes: Sequence[type[Object]],
         authorize: Authorize | None = None,
+        *,
+        objects: Sequence[object] = (),
         **settings: Any,
     ) -> None:
         self.classes: tuple[type[Object], ...] = tuple(classes)
@@ -64,6 +70,8 @@ class App:
         self.settings: Settings = load_settings(settings)
         self._gateway: Gateway | None = None
         _check(self.classes)
+        self.objects: tuple[Any, ...] = tuple(objects)
+        _check_objects(self.objects, self.classes)
 
     @asynccontextmanager
     async def lifespan(self, app: object = None) -> AsyncIterator[None]:
@@ -77,7 +85,7 @@ class App:
         from perdure.node import Node
 
         _log_as_the_process_does()
-        node = Node(self.classes, self.settings)
+        node = Node(self.classes, self.settings, objects=self.objects)
         await node.start()
         try:
             if self.settings.store != "memory:":
@@ -139,6 +147,17 @@ def _check(classes: Sequence[Any]) -> None:
         if not (isinstance(cls, type) and issubclass(cls, Object)):
             raise BadApp(f"{cls!r} is no subclass of perdure.Object")
         kind_of(cls)
+
+
+def _check_objects(objects: Sequence[Any], classes: Sequence[Any]) -> None:
+    served = {cls.__perdure_name__ for cls in classes}
+    for ref in objects:
+        if not isinstance(ref, Ref):
+            raise BadApp(
+                f"objects= takes refs, not {ref!r}", hint="Such as: objects=[Janitor.at('main')]."
+            )
+        if ref._kind not in served:
+            raise BadApp(f"{ref.address} is named in objects=, but its class is not served")
 
 
 def _warn_of_hash_seed(seed: int) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from perdure.failure import Failure
     from perdure.promise import Promise
     from perdure.ref import Ref
+    from perdure.schedule import Rhythm, Schedule
 
 
 class Inside(Protocol):
@@ -107,6 +109,22 @@ class Inside(Protocol):
         """Resolve or reject a promise of any object; the future is done when it is certain."""
         ...
 
+    def put_schedule(
+        self,
+        id_: str | None,
+        handler: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        rhythm: Rhythm | None,
+        when_ns: int | None,
+    ) -> Schedule:
+        """Have a method of this object called: at a time, or in a rhythm."""
+        ...
+
+    def cancel_schedule(self, schedule: Schedule) -> bool: ...
+
+    now_ns: int
+
     def watch(self, predicate: Callable[[], Any]) -> asyncio.Future[Any]:
         """The future gives what the predicate gives, once that is true at the end of a turn."""
         ...
@@ -137,7 +155,7 @@ class Given(Protocol):
 class Current:
     """What `perdure.current()` gives: the running object, and on whose behalf it runs."""
 
-    __slots__ = ("call_id", "caller", "deadline", "principal", "ref")
+    __slots__ = ("call_id", "caller", "deadline", "due", "principal", "ref")
 
     def __init__(
         self,
@@ -146,6 +164,7 @@ class Current:
         principal: Any,
         call_id: str | None,
         deadline: datetime | None = None,
+        due: datetime | None = None,
     ) -> None:
         self.ref = ref
         """The running object."""
@@ -153,6 +172,8 @@ class Current:
         """The object that called, or None if the call came from outside."""
         self.principal = principal
         """What the App's `authorize` returned for the call, or None."""
+        self.due = due
+        """When a schedule meant this call to be; None for a call that somebody made."""
         self.call_id = call_id
         """The id of the call; None in a task that no call started, such as after `on_create`."""
         self.deadline = deadline

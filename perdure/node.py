@@ -45,8 +45,10 @@ class Node:
         deaths: Deaths | None = None,
         on_lost: Callable[[OperatorError], None] = lambda error: None,
         keeps_house: bool = True,
+        objects: Sequence[Any] = (),
     ) -> None:
-        """`on_lost` is called when the store has failed in a way that only a restart mends.
+        """`objects` are refs to those that `@every` and `@cron` run for. `on_lost` is called when
+        the store has failed in a way that only a restart mends.
 
         Without `keeps_house` nothing is done that nobody asked for: see `Host`.
         """
@@ -62,6 +64,7 @@ class Node:
         self._slot = slot
         self._deaths = deaths
         self._on_lost = on_lost
+        self._objects = [(ref._kind, ref._key) for ref in objects]
         self._keeps_house = keeps_house
 
     async def start(self) -> None:
@@ -88,6 +91,7 @@ class Node:
             deaths=self._deaths,
             on_lost=self._on_lost,
             keeps_house=self._keeps_house,
+            objects=self._objects,
         )
         await self.host.start()
         ref.open_outside(self)

@@ -9,11 +9,14 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from types import FunctionType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_origin, get_type_hints
 
 from perdure.errors import InvalidClass, ReadOnlyError
+from perdure.inside import inside
 from perdure.ref import Ref, format_address, streaming
+from perdure.schedule import Missed, Rhythm, Schedule, moment
 from perdure.serde import Signature
 
 T = TypeVar("T")
@@ -108,6 +111,40 @@ class Object:
 
     def __perdure_identity__(self) -> tuple[str, str]:
         return self.__perdure_name__, self._perdure_key
+
+    def schedule(
+        self,
+        when: timedelta | datetime | str | Rhythm,
+        method: Callable[..., object],
+        *args: Any,
+        id: str | None = None,
+        tz: str = "UTC",
+        missed: Missed | None = None,
+        window: timedelta | None = None,
+        **kwargs: Any,
+    ) -> Schedule:
+        """Have a method of this object called by time: `self.schedule(when, self.remind, 3)`.
+
+        `when` is a timedelta from now, an aware datetime, a cron string of five fields in the
+        time zone `tz`, or what `every(…)` and `cron(…)` give. Once, or again and again, it begins
+        a call of its own, with these arguments as they are now. Methods with a leading underscore
+        can be scheduled too. The same `id` again replaces what has it.
+
+        A tick is never early, and runs once, across crashes and sleep. What was missed while no
+        node ran is late: a single one runs at once. Of repeated ones, `missed` says: "once" (the
+        default) runs one of them, "all" each, one after the other, "skip" none; no tick runs that
+        is later than `window`, which for "skip" is a minute unless said.
+
+        What the method raises is logged and kept with the schedule, which goes on. Raises
+        ValueError for a `when` that means nothing, TypeError for what is no method of this object
+        or arguments that do not fit it.
+        """
+        turn = inside()
+        if turn is None:
+            raise RuntimeError("self.schedule() is for code inside the object")
+        name = _own_method(self, method, args, kwargs)
+        rhythm, when_ns = moment(when, tz, missed, window, turn.now_ns)
+        return turn.put_schedule(id, name, args, kwargs, rhythm, when_ns)
 
     async def on_create(self) -> None:
         """Runs once in the life of an object, before its first call. Override it."""
@@ -221,10 +258,26 @@ class Kind:
         self.on_request: Handler | None = _on_request(cls)
         """What answers raw HTTP below the object's path, if the class has it."""
         self.upgrade: Callable[..., Any] | None = getattr(cls, "on_upgrade", None)
-        self.handlers = _handlers(cls, options.get("atomic", False))
+        self.atomic: bool = options.get("atomic", False)
+        self.handlers = _handlers(cls, self.atomic)
+        self._scheduled: dict[str, Handler | None] = {}
+        self.declared = _declared(self)
+        """(id, method, rhythm) of each `@every` and `@cron`."""
         self.read_only = _read_only_twin(cls)
         """The class an object has while a query runs in it; assignment raises there."""
         self._defaults = _defaults(cls)
+
+    def scheduled(self, name: str) -> Handler | None:
+        """A method that a schedule calls, which may have a leading underscore."""
+        if name in self.handlers:
+            return self.handlers[name]
+        if name not in self._scheduled:
+            function = inspect.getattr_static(self.cls, name, None)
+            made = isinstance(function, FunctionType)
+            self._scheduled[name] = (
+                Handler(name, function, self.cls, atomic=self.atomic) if made else None
+            )
+        return self._scheduled[name]
 
     def fresh(self, key: str) -> Object:
         """An object as it is before its first call: defaults copied, `__init__` run."""
@@ -314,6 +367,58 @@ def _handlers(cls: type[Object], all_atomic: bool) -> dict[str, Handler]:
             )
         found[name] = Handler(name, function, cls, atomic=all_atomic)
     return found
+
+
+def _declared(kind: Kind) -> list[tuple[str, str, Rhythm]]:
+    found = []
+    for name in dir(kind.cls):
+        function = inspect.getattr_static(kind.cls, name)
+        marks: list[Rhythm] = getattr(function, "__perdure_rhythms__", [])
+        if not marks:
+            continue
+        handler = kind.scheduled(name)
+        if handler is None or handler.query or handler.streams:
+            raise InvalidClass(
+                f"{kind.name}.{name} cannot be run by @every or @cron: it is no plain handler",
+                hint="A query changes nothing, and nobody listens to a handler that streams.",
+            )
+        try:
+            inspect.signature(function).bind(None)
+        except TypeError as error:
+            raise InvalidClass(
+                f"{kind.name}.{name} is run by @every or @cron, which give no arguments: {error}",
+                hint="Give its parameters defaults.",
+            ) from None
+        for number, rhythm in enumerate(marks, 1):
+            # By its handler: with another rhythm, it is the same schedule with a change.
+            id_ = f"@{name}" if number == 1 else f"@{name}.{number}"
+            found.append((id_, name, rhythm))
+    return found
+
+
+def _own_method(
+    instance: Object, method: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> str:
+    """The name of a method of this object, if it can be called with these arguments."""
+    cls = type(instance)
+    name = getattr(method, "__name__", "")
+    function = getattr(method, "__func__", None)
+    if (
+        getattr(method, "__self__", None) is not instance
+        or not isinstance(function, FunctionType)
+        or inspect.getattr_static(cls, name, None) is not function
+    ):
+        raise TypeError(
+            f"a schedule calls a method of the object itself, self.remind, not {method!r}\n"
+            "  For what another object should do, schedule a method here that calls it."
+        )
+    if getattr(function, "__perdure_query__", False) or (
+        inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
+    ):
+        raise TypeError(f"{name} is a query or streams its items, so that to run it has no effect")
+    # A mistake in the arguments shows here, and not in a year.
+    inspect.signature(method).bind(*args, **kwargs)
+    return name
 
 
 def _defaults(cls: type[Object]) -> list[tuple[str, Any, bool]]:

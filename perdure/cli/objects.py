@@ -88,6 +88,8 @@ def show(address: str, url: str, token: str | None, as_json: bool) -> None:
             value = show_time(value) if value else ""
         if value in (None, "", [], {}):
             continue
+        if name == "timers":
+            value = [_timer_line(timer) for timer in value]
         _print_fact(name, value)
     if state is not None:
         _print_fact("state", state if state != {} else "{}")
@@ -96,6 +98,16 @@ def show(address: str, url: str, token: str | None, as_json: bool) -> None:
         print_waits(waits)
     if rebuild:
         _print_fact("rebuild", rebuild_text(rebuild))
+
+
+def _timer_line(timer: dict[str, Any]) -> str:
+    due = show_time(timer["due"]) if timer["due"] else "not again"
+    line = f"{due}  {timer['calls']}"
+    if timer.get("id"):
+        line += f"  ({timer['id']}{', ' + timer['rhythm'] if timer['rhythm'] else ''})"
+    if timer.get("error"):
+        line += click.style(f"  failed: {timer['error']}", fg="red")
+    return line
 
 
 def _print_fact(name: str, value: Any) -> None:
@@ -109,7 +121,7 @@ def _print_fact(name: str, value: Any) -> None:
     elif isinstance(value, list):
         click.echo(label)
         for inner in value:
-            click.echo(f"  {_one_line(inner)}")
+            click.echo(f"  {inner if isinstance(inner, str) else _one_line(inner)}")
     else:
         click.echo(f"{label} {value}")
 

@@ -178,7 +178,14 @@ class _Worker:
         settings = self._settings
         deaths = Deaths.load(_deaths_path(settings))
         slot = _slot(self._orders.slot_fd, deaths, loop)
-        node = Node(self._app.classes, settings, slot=slot, deaths=deaths, on_lost=on_lost)
+        node = Node(
+            self._app.classes,
+            settings,
+            slot=slot,
+            deaths=deaths,
+            on_lost=on_lost,
+            objects=self._app.app.objects if self._app.app is not None else (),
+        )
         await node.start()
         authorize = self._app.app.authorize if self._app.app is not None else None
         gateway = Gateway(node.host, settings, authorize, ready=lambda: node.ready)

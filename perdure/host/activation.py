@@ -36,6 +36,7 @@ from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer, answer_o
 from perdure.host.intake import admit, overloaded
 from perdure.host.load import load
 from perdure.host.machine import Machine
+from perdure.host.schedules import FIRED_MAX
 from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import EVENTS as STEP_EVENTS
 from perdure.host.stepping import awaited
@@ -167,6 +168,7 @@ class Activation:
         self.host.activated(self)
         if upgrade is not None:
             self._record(upgrade.event, upgrade.commands, None, upgrade.duration_us)
+        self.host.timetables.compare(self)
         self.wake_at = self.machine.wake_at()
         if self.wake_at:
             self._resume()
@@ -215,7 +217,7 @@ class Activation:
         self.alarm_ns = 0
         due = self.machine.next_timer_ns()
         if due and due <= self.host.clock.now_ns():
-            self.event(Fired())
+            self.event(Fired(FIRED_MAX))
         else:
             self.set_alarm()
 
@@ -280,6 +282,12 @@ class Activation:
             if self.mailbox is None:
                 self.mailbox = deque()
             self.mailbox.append(event)
+
+    def put_first(self, event: Event) -> None:
+        """An event that comes before all that waits for the load."""
+        if self.mailbox is None:
+            self.mailbox = deque()
+        self.mailbox.appendleft(event)
 
     def _take(self, call: IncomingCall) -> None:
         event = admit(self, call)

@@ -9,12 +9,13 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import math
+from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from perdure.errors import JournalCorrupt, ReadOnlyError
-from perdure.host import promises, stepping, watching
+from perdure.host import promises, schedules, stepping, watching
 from perdure.host.chance import Chance
 from perdure.host.loop import NS, ObjectLoop, TimerHandle
 from perdure.host.records import Asked, AskedStream, StepNotes, Waited
@@ -32,11 +33,13 @@ from perdure.journal.entry import (
     Sent,
     StepAsked,
     StepDropped,
+    Tick,
 )
 from perdure.journal.identity import call_id, oid_of, oid_of_call, to_oid
 from perdure.object import Kind
 from perdure.promise import Promise
 from perdure.ref import Ref, format_address, parse_address
+from perdure.schedule import Schedule, from_ns
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -90,13 +93,17 @@ class Asking(ObjectLoop):
         "key",
         "kind",
         "oid",
+        "parked",
+        "past",
         "promises",
         "read_only",
         "rules",
+        "schedules",
         "seq",
         "step_notes",
         "steps",
         "surroundings",
+        "timetable",
         "watches",
     )
 
@@ -118,6 +125,14 @@ class Asking(ObjectLoop):
         self.watches: list[Watch] | None = None
         """Who waits for a change of the object's own state."""
         self.step_notes: StepNotes | None = None
+        self.schedules: dict[str, Schedule] | None = None
+        """By id: those that are going to run, those that run, and those that failed."""
+        self.parked: deque[Schedule] | None = None
+        """One-time schedules that failed, the oldest first."""
+        self.timetable: list[Tick] | None = None
+        """What its class declares for it, as it was told last."""
+        self.past: list[Command] | None = None
+        """In a replay: what the turn that runs asked for when it was live."""
         self.commands: list[Command] = NOTHING
         """What the running turn has asked for, in order."""
         self.read_only = False
@@ -261,6 +276,8 @@ class Asking(ObjectLoop):
     withdraw_promise = promises.withdraw
     settle_promise = promises.send
     watch = watching.watch
+    put_schedule = schedules.put
+    cancel_schedule = schedules.cancel
 
     # --- more about steps, in stepping.py
 
@@ -288,7 +305,8 @@ class Asking(ObjectLoop):
             return Current(ref, None, None, None, deadline)
         caller = Ref(*parse_address(event.caller)) if event.caller else None
         principal = heap.loads(event.principal) if event.principal else None
-        return Current(ref, caller, principal, event.id, deadline)
+        due = from_ns(event.due_ns) if event.due_ns else None
+        return Current(ref, caller, principal, event.id, deadline, due)
 
     @property
     def chance(self) -> Chance:

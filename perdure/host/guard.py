@@ -27,9 +27,12 @@ import sysconfig
 import threading
 import time
 import uuid
+import zoneinfo
 from collections.abc import Callable
 from types import FrameType, ModuleType
 from typing import Any, cast
+
+import tzdata  # type: ignore[import-untyped]
 
 import perdure.clock  # noqa: F401 - it has to see the real functions, so it comes before `install`
 from perdure.errors import SideEffectError
@@ -413,9 +416,16 @@ _READERS = (
 )
 
 
+# The files of time zones. Their rules are read once by a process, and change with laws: so what a
+# schedule makes of them stands in the journal.
+_ZONES = (*zoneinfo.TZPATH, os.path.dirname(tzdata.__file__))
+
+
 def _audit(event: str, args: tuple[Any, ...]) -> None:
     what = _REFUSED.get(event)
     if what is None or _turn() is None:
+        return
+    if event == "open" and str(args[0]).startswith(_ZONES):
         return
     frame: FrameType | None = sys._getframe(1)
     while frame is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import structlog
@@ -37,6 +37,7 @@ from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
 from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
+from perdure.host.timetables import Timetables
 from perdure.host.upgrades import Versions
 from perdure.journal.entry import Answered, Ended
 from perdure.journal.identity import oid_of, oid_of_call, oid_of_target
@@ -99,8 +100,11 @@ class Host:
         deaths: Deaths | None = None,
         on_lost: Callable[[OperatorError], None] = lambda error: None,
         keeps_house: bool = True,
+        objects: Sequence[tuple[str, str]] = (),
     ) -> None:
-        """Without `keeps_house` objects stay in memory and the log is not shortened until they are
+        """`objects` are the (kind, key) of those that run by themselves (timetables.py).
+
+        Without `keeps_house` objects stay in memory and the log is not shortened until they are
         told to, and nothing wakes up to look around: the host acts on events alone."""
         self.keeps_house = keeps_house
         self.horizon_ns = HORIZON_NS if keeps_house else FOREVER_NS
@@ -127,6 +131,7 @@ class Host:
         self.effects = Effects(self)
         self.quarantine = Quarantine(self, deaths)
         self.inbox = Inbox()
+        self.timetables = Timetables(self, objects)
         self.residency = Residency(self)
         self.checkpointer = Checkpointer(self)
         self.waiting: dict[str, IncomingCall] = {}
@@ -175,6 +180,7 @@ class Host:
             self.checkpointer.start()
             self._scan = asyncio.get_running_loop().create_task(self._keep_scanning())
         self.delivery.all_messages()
+        self.timetables.start()
 
     async def drain(self) -> None:
         """Take nothing new, let what runs come to disk, and snapshot everything."""

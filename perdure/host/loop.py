@@ -231,10 +231,12 @@ class ObjectLoop:
 
     # --- driving
 
-    def fire_timers(self) -> None:
-        """Make ready what is due now, in the order of (when, number)."""
+    def fire_timers(self, limit: int = 0) -> None:
+        """Make ready what is due now, in the order of (when, number); at most `limit`, if given."""
         timers = self.timers
         while timers and timers[0].when_ns <= self.now_ns:
+            if limit and len(self.ready) >= limit:
+                break
             timer = heapq.heappop(timers)
             if timer.callback is None:
                 self.cancelled_timers -= 1

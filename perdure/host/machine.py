@@ -22,7 +22,7 @@ from perdure.errors import (
     UnknownHandler,
 )
 from perdure.failure import Failure, exception_of, failure_of
-from perdure.host import cancelling, promises, stepping, streams, watching
+from perdure.host import cancelling, promises, schedules, stepping, streams, watching
 from perdure.host.asking import Asking, Surroundings
 from perdure.host.failures import (
     decode_failure,
@@ -52,6 +52,7 @@ from perdure.journal.entry import (
     Skipped,
     Started,
     StepDropped,
+    Timetable,
 )
 from perdure.object import Kind, Object
 from perdure.serde import Arguments, Signature
@@ -189,9 +190,12 @@ class Machine(Asking):
             assert self.queue is not None
             call = self.queue.popleft()
             self.queue = self.queue or None
-        assert type(call) is Call
+        if type(call) is not Call:
+            return
         for command in commands:
-            if type(command) is Answered:
+            if type(command) is Answered and call.schedule:
+                schedules.skip(self, call, command)
+            elif type(command) is Answered:
                 self.keep(call, command)
 
     def wake_at(self) -> int:
@@ -219,7 +223,7 @@ class Machine(Asking):
             self.keep(event, None)
         if event.deadline and not cancelling.in_time(self, event):
             return
-        if self.instance is None and not self._create(event):
+        if self.instance is None and not self.create(event):
             return
         if (
             self.creating
@@ -230,7 +234,7 @@ class Machine(Asking):
                 self.queue = deque()
             self.queue.append(event)
             return
-        self._begin(event, arguments)
+        self.begin(event, arguments)
 
     def _started(self, event: Started) -> None:
         # It may come late: the host asked for it before something else changed the queue.
@@ -239,9 +243,9 @@ class Machine(Asking):
         assert self.queue is not None
         call = self.queue.popleft()
         self.queue = self.queue or None
-        self._begin(call, None)
+        self.begin(call, None)
 
-    def _create(self, event: Call) -> bool:
+    def create(self, event: Call) -> bool:
         try:
             self.instance = self.kind.fresh(self.key)
             if not self.kind.creates:
@@ -275,10 +279,12 @@ class Machine(Asking):
             self.answer(event, None, failure, error)
         self._forget_everything()
 
-    def _begin(self, event: Call, arguments: Arguments | None) -> None:
+    def begin(self, event: Call, arguments: Arguments | None) -> None:
         """Run a handler to its end or to its first wait."""
         raw = event.format == HTTP
         handler = self.kind.on_request if raw else self.kind.handlers.get(event.handler)
+        if event.schedule:
+            handler = self.kind.scheduled(event.handler)
         if handler is None:
             error = UnknownHandler(f"{self.kind.name} has no handler {event.handler!r}")
             self.answer(event, None, failure_of(error), error)
@@ -368,7 +374,7 @@ class Machine(Asking):
             asked.items.put(heap.loads(event.body))
 
     def _fired(self, event: Fired) -> None:
-        self.fire_timers()
+        self.fire_timers(event.limit)
 
     def expire(self, call_id: str) -> None:
         """A call's deadline has passed (a timer calls this; it is kept by this name)."""
@@ -404,6 +410,7 @@ class Machine(Asking):
             while self.timers and self.timers[0].when_ns <= self.now_ns:
                 heapq.heappop(self.timers)
             self.timers = self.timers or None
+            schedules.skipped(self)
         if event.answer_to:
             failure = encode_failure(failure_of(skipped_error(self.address)))
             self.commands.append(Sent(event.caller, Reply(event.answer_to, False, failure)))
@@ -412,7 +419,7 @@ class Machine(Asking):
         # The numbers go on, so that ids of a former life are never given again.
         self._drop_tasks()
         promises.forget_all(self)
-        self.watches = None
+        self.watches = self.schedules = self.parked = self.timetable = None
         self.instance = None
         self.timers = None
         self.cancelled_timers = 0
@@ -432,6 +439,11 @@ class Machine(Asking):
             failure, error = cancelling.ended(self, event, failure, error)
         if error is not None and self.surroundings.on_error is not None:
             self.surroundings.on_error(event, error)
+        if event.schedule:
+            schedules.report(self, event, failure, error)
+            why = b"" if failure is None else encode_failure(failure)
+            self.commands.append(Answered(event.id, failure is None, why))
+            return
         pickled = event.format == PICKLE
         body = b""
         if failure is None:
@@ -529,6 +541,7 @@ EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Skipped: Machine._skipped,
     Resolved: promises.resolved,
     Cancel: cancelling.cancel,
+    Timetable: schedules.timetable,
 }
 """What each kind of event but a call does; the modules of what an object can do besides add theirs
 (host.py imports them)."""

@@ -116,7 +116,9 @@ def _replay(machine: Machine, entry: Entry) -> int:
         machine.skip(entry.event, entry.time, entry.commands)
         return 1
     machine.rules = entry.rules
+    machine.past = entry.commands
     found = machine.turn_inside(entry.event, entry.time)
+    machine.past = None
     same = found == entry.commands or _same(found, entry.commands)
     if not same or machine.undone or machine.wake_at() != entry.wake_at:
         raise DivergenceError(

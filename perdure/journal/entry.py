@@ -315,6 +315,8 @@ class Planned(msgspec.Struct, array_like=True, frozen=True, tag="planned"):
     id: str
     next_ns: int
     """0: never again."""
+    runs_ns: int = 0
+    """The tick that runs in this turn; 0: none."""
 
 
 Command = Answered | Yielded | Sent | StepAsked | StepDropped | Promised | Settled | Planned

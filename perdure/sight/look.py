@@ -15,6 +15,7 @@ import structlog
 
 from perdure.clock import iso
 from perdure.errors import NotSerializable, ReadOnlyError, UnknownKind, UnknownObject
+from perdure.host import schedules
 from perdure.host.activation import Activation
 from perdure.host.machine import Machine
 from perdure.host.querying import run_query
@@ -42,6 +43,7 @@ from perdure.journal.entry import (
 from perdure.journal.identity import oid_of
 from perdure.object import Object
 from perdure.ref import Ref, format_address, parse_address
+from perdure.schedule import Schedule
 from perdure.sight.stacks import short
 from perdure.sight.waits import tell_waits
 from perdure.suspend import heap
@@ -189,7 +191,8 @@ def _look(activation: Activation, *, compare: bool) -> dict[str, Any]:
         seen["seq"] = machine.seq
         seen["state"] = {name: plain(value) for name, value in instance.__dict__.items()}
         seen["timers"] = [
-            _timer(timer) for timer in sorted(machine.timers or ()) if timer.callback is not None
+            *(_timer(one) for one in sorted(machine.timers or ()) if one.callback is not None),
+            *(_scheduled(one) for one in (machine.schedules or {}).values() if not one.next),
         ]
         seen["waits"] = tell_waits(machine)
         seen["steps"] = [_step(waited) for waited in (machine.steps or {}).values()]
@@ -225,8 +228,24 @@ def _timer(timer: Any) -> dict[str, Any]:
     callback = timer.callback
     if getattr(callback, "__func__", None) is Machine.expire:
         return {"due": iso(timer.when_ns), "calls": f"the deadline of call {timer.args[0]}"}
+    if callback is schedules.fire:
+        return _scheduled(timer.args[1])
     name = callback.__qualname__ if isinstance(callback, _FUNCTIONS) else short(callback)
     return {"due": iso(timer.when_ns), "calls": name}
+
+
+def _scheduled(schedule: Schedule) -> dict[str, Any]:
+    """A schedule; `due` is null for one that runs for the last time, or has failed at that."""
+    rhythm = schedule._rhythm
+    return {
+        "due": iso(schedule._due_ns) if schedule._due_ns else None,
+        "calls": schedule.handler,
+        "id": schedule.id,
+        "rhythm": str(rhythm) if rhythm is not None else None,
+        "missed": rhythm.missed if rhythm is not None else None,
+        "error": schedule.error,
+        "failures": schedule.failures,
+    }
 
 
 def _rebuild(activation: Activation) -> tuple[dict[str, Any], int]:

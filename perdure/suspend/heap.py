@@ -110,15 +110,18 @@ STATE = (
     "kept",
     "now_ns",
     "number",
+    "parked",
     "promises",
     "queue",
     "running",
+    "schedules",
     "seq",
     "step_notes",
     "steps",
     "streamed",
     "tasks",
     "timers",
+    "timetable",
     "watches",
 )
 
@@ -175,23 +178,23 @@ def reduce_instance(instance: Any) -> Any:
     return make_instance, (), state, None, None, fill_instance
 
 
-# --- promises of the object: with their state, and not as what a message would carry of them
+# --- promises and schedules of the object: as they are, and not what a message carries of them
 
 
-def make_promise(cls: Any) -> Any:
+def make_inner(cls: Any) -> Any:
     return cls.__new__(cls)
 
 
-def fill_promise(promise: Any, state: dict[str, Any]) -> None:
+def fill_inner(inner: Any, state: dict[str, Any]) -> None:
     for name, value in state.items():
-        setattr(promise, name, value)
+        setattr(inner, name, value)
 
 
-def reduce_promise(promise: Any) -> Any:
-    names = copyreg._slotnames(type(promise))  # type: ignore[attr-defined]
-    state = {name: getattr(promise, name) for name in names if hasattr(promise, name)}
+def reduce_inner(inner: Any) -> Any:
+    names = copyreg._slotnames(type(inner))  # type: ignore[attr-defined]
+    state = {name: getattr(inner, name) for name in names if hasattr(inner, name)}
     # A dict or set with it as a key asks for its hash before it has its state.
-    return make_promise, (type(promise),), state, None, None, fill_promise
+    return make_inner, (type(inner),), state, None, None, fill_inner
 
 
 # --- pickling
@@ -219,8 +222,8 @@ def _reducer_of(cls: type) -> Reducer | None:
         return reduce_instance
     if getattr(cls, "is_object_loop", False):
         return loading.reduce_machine
-    if getattr(cls, "__perdure_promise__", False):
-        return reduce_promise
+    if getattr(cls, "__perdure_promise__", False) or getattr(cls, "__perdure_schedule__", False):
+        return reduce_inner
     if issubclass(cls, asyncio.Future):
         return futures.reduce_future
     if issubclass(cls, type):

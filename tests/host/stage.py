@@ -20,6 +20,7 @@ class Stage:
 
     def __init__(self, *classes: type[Object], store: Store | None = None, **settings: Any) -> None:
         self.classes = classes
+        self.objects = settings.pop("objects", ())
         self.settings = load_settings({"debug": True} | settings, {})
         self.store = store if store is not None else MemoryStore()
         self.clock = VirtualClock(asyncio.get_running_loop())
@@ -34,7 +35,13 @@ class Stage:
             await self.node.drain()
 
     async def start(self) -> None:
-        self.node = Node(self.classes, self.settings, clock=self.clock, store=self.store)
+        self.node = Node(
+            self.classes,
+            self.settings,
+            clock=self.clock,
+            store=self.store,
+            objects=self.objects,
+        )
         await self.node.start()
 
     @property

@@ -8,6 +8,7 @@ from perdure.journal.codec import Message
 from perdure.journal.entry import (
     Answered,
     Call,
+    Cancel,
     Command,
     Ended,
     Entry,
@@ -71,6 +72,15 @@ RESOLUTIONS = st.builds(
     answer_to=NUMBERS,
     source=SOURCES,
 )
+CANCELS = st.builds(
+    Cancel,
+    id=TEXTS,
+    keep_ns=NUMBERS,
+    again=st.booleans(),
+    answer_to=NUMBERS,
+    caller=TEXTS,
+    source=SOURCES,
+)
 TICKS = st.builds(
     Tick,
     id=TEXTS,
@@ -102,10 +112,11 @@ EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
     ),
     Resolved: RESOLUTIONS,
     Upgraded: st.builds(Upgraded, before=TEXTS),
+    Cancel: CANCELS,
     Timetable: st.builds(Timetable, ticks=st.lists(TICKS, max_size=3)),
 }
 
-SENT = st.builds(Sent, to=TEXTS, event=st.one_of(CALLS, REPLIES, ITEMS, ENDS, RESOLUTIONS))
+SENT = st.builds(Sent, to=TEXTS, event=st.one_of(CALLS, REPLIES, ITEMS, ENDS, RESOLUTIONS, CANCELS))
 
 COMMANDS: dict[type[Command], st.SearchStrategy[Command]] = {
     Answered: st.builds(
