@@ -199,6 +199,11 @@ class Host:
 
     # --- objects
 
+    def serve(self, kind: Kind) -> None:
+        """Serve one more class."""
+        self.kinds[kind.name] = kind
+        self._table[kind.name] = {}
+
     def call(self, call: IncomingCall) -> None:
         """Bring a call from outside to its object; its `on_answer` is called exactly once."""
         activation = self._table[call.kind.name].get(call.key)

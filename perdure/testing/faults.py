@@ -7,6 +7,7 @@ failure before or after that operation:
     store = FaultyStore(MemoryStore())
     store.crash(7)                                  # before the 7th took effect
     store.crash(7, after=True)                      # it took effect, and nobody heard of it
+    store.crash_next("commit", 2)                   # before the second commit from now on
     store.fail(7, StoreUnavailable("cut"), after=True)
     store.hold(); ...; store.release()              # a slow disk: writes wait
     store.full = True                               # until it is False again
@@ -50,6 +51,13 @@ class _Fault:
     after: bool
 
 
+@dataclass
+class _Named:
+    name: str
+    left: int
+    after: bool
+
+
 class FaultyStore:
     """Passes everything on to `inner`, but for the faults that were ordered.
 
@@ -66,6 +74,7 @@ class FaultyStore:
         self.crashed = False
         self._life = 0
         self._faults: dict[int, _Fault] = {}
+        self._named: list[_Named] = []
         self._holding = False
         self._held: list[Callable[[], None]] = []
 
@@ -78,6 +87,10 @@ class FaultyStore:
     def crash(self, number: int, *, after: bool = False) -> None:
         """Let the node be gone at operation `number`, before or after it took effect."""
         self._faults[number] = _Fault(None, after)
+
+    def crash_next(self, name: str, nth: int = 1, *, after: bool = False) -> None:
+        """Let the node be gone at the `nth` operation of that name from now on."""
+        self._named.append(_Named(name, nth, after))
 
     def crash_now(self, *, landed: int = 0) -> None:
         """Let the node be gone; of the writes that are held, the first `landed` take effect."""
@@ -270,7 +283,13 @@ class FaultyStore:
         self.operations.append(name)
         if self.full and name in WRITES:
             return _Fault(StoreFull("the simulated disk is full"), after=False)
-        return self._faults.pop(len(self.operations), None)
+        fault = self._faults.pop(len(self.operations), None)
+        for named in [named for named in self._named if named.name == name]:
+            named.left -= 1
+            if not named.left:
+                self._named.remove(named)
+                fault = _Fault(None, named.after)
+        return fault
 
     def _strike(self, fault: _Fault | None, answer: asyncio.Future[Any]) -> None:
         """Let `answer` fail; or never come, which is what a crash is."""

@@ -139,13 +139,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     def idle(self, timeout: float | None) -> bool:
         """Nothing is ready, and nothing real under way: let time pass. Whether anything came."""
-        settlers, self._settlers = self._settlers, []
-        for future in settlers:
-            if not future.done():
-                future.set_result(None)
-        if settlers:
-            return True
         alarm_ns = self.next_ns()
+        if self._settlers and (alarm_ns is None or alarm_ns > self.now_ns):
+            settlers, self._settlers = self._settlers, []
+            for future in settlers:
+                if not future.done():
+                    future.set_result(None)
+            return True
         timer_ns = self.now_ns + max(1, math.ceil(timeout * NS)) if timeout is not None else None
         if alarm_ns is None and timer_ns is None:
             return self._stuck("nothing is left that could happen")
