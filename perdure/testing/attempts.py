@@ -16,7 +16,8 @@ from datetime import datetime
 from typing import Any, Protocol
 
 from perdure import steps
-from perdure.steps import Step, step_id
+from perdure.attempt import step_id
+from perdure.steps import Step
 
 # So that an attempt that was cut off by a crash is told from one that runs.
 _UNDER_WAY = "running"

@@ -10,7 +10,8 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Iterator
 from typing import Any
 
-from perdure.errors import BadApp
+from perdure.errors import BadApp, Conflict
+from perdure.failure import Failure
 from perdure.host.failures import raised_by
 from perdure.host.incoming import Answer
 from perdure.node import Node
@@ -108,6 +109,28 @@ class Client:
     async def delete(self, kind: str, key: str) -> None:
         """End an object."""
         await self._process.through(lambda node: node.delete(kind, key))
+
+    async def settle_promise(
+        self, token: str, value: object, failure: Failure | None, error: BaseException | None
+    ) -> None:
+        """Resolve or reject a promise; returns when that is on disk."""
+        tries = 0
+
+        async def settle(node: Node) -> None:
+            nonlocal tries
+            tries += 1
+            try:
+                await node.settle_promise(token, value, failure, error)
+            except Conflict:
+                # It may have been this very client, before the connection broke.
+                if tries == 1:
+                    raise
+
+        await self._process.through(settle)
+
+    async def cancel(self, call_id: str, *, again: bool) -> None:
+        """Cancel a call by its id."""
+        await self._process.through(lambda node: node.cancel(call_id, again=again))
 
 
 async def _next(

@@ -42,16 +42,20 @@ class Life:
     def __init__(self) -> None:
         self.alive = True
         self.tasks: set[asyncio.Task[Any]] = set()
-        self._context = contextvars.copy_context()
-        self._context.run(_life.set, self)
 
     def run(self, function: Callable[..., T], *args: Any) -> T:
         """Call a function as part of this life: what it schedules ends with it."""
-        return self._context.copy().run(function, *args)
+        return self._context().run(function, *args)
 
     def task(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine as part of this life. Its task is never done if the life ends first."""
-        return asyncio.get_running_loop().create_task(coroutine, context=self._context.copy())
+        return asyncio.get_running_loop().create_task(coroutine, context=self._context())
+
+    def _context(self) -> contextvars.Context:
+        # Of whoever asks: a deadline around a call counts for it.
+        context = contextvars.copy_context()
+        context.run(_life.set, self)
+        return context
 
     def end(self) -> None:
         """Let all of it go where it stands."""
