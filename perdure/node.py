@@ -112,6 +112,14 @@ class Node:
         editions.serve(live)
         return live
 
+    def serve(self, cls: type[Object]) -> None:
+        """Serve one more class, as part of the same code. Tests do."""
+        kind = kind_of(cls)
+        self.kinds[kind.name] = kind if kind.version in ("", self.host.version) else Kind(cls)
+        know_aliases(kind.name, kind.aliases)
+        editions.serve(self.host.versions.live)
+        self.host.serve(self.kinds[kind.name])
+
     def bundle(self) -> tuple[str, bytes]:
         """The name of the code that is served, and its source."""
         return bundle_of(kind.cls for kind in self.kinds.values())

@@ -32,11 +32,14 @@ Begin = Callable[[Node, Callable[[Answer], None]], None]
 
 
 class SimulatedNode(Node):
-    """A node that does nothing unless it is asked to, and knows its code by its classes."""
+    """A node that does nothing unless it is asked to, and is told which version of the code it is:
+    several may stand in one test module."""
+
+    code = ""
 
     def bundle(self) -> tuple[str, bytes]:
-        """The classes' own source: two versions of a class may stand in one test module."""
-        return version_of([kind.cls for kind in self.kinds.values()]), b""
+        """The name of the code, and no source: it stays in memory."""
+        return self.code, b""
 
 
 class Process:
@@ -69,6 +72,7 @@ class Process:
         self._connections: set[asyncio.Future[Any]] = set()
         """Whoever waits for this process; told when it ends."""
         self._over = False
+        self._version = ""
         disk.on_crash = self._fell
 
     # --- the node
@@ -85,10 +89,8 @@ class Process:
         """Serve one more class, from now on."""
         kind = kind_of(cls)
         self.classes[kind.name] = cls
-        if self._node is not None and kind.name not in self._node.kinds:
-            self._node.kinds[kind.name] = kind
-            if self._node.ready:
-                self._node.host.serve(kind)
+        if self._node is not None and self._node.ready and kind.name not in self._node.kinds:
+            self._node.serve(cls)
 
     async def up(self) -> tuple[SimulatedNode, Life]:
         """The node that runs and its life; a node is started if there is none."""
@@ -119,6 +121,8 @@ class Process:
                 store=self._disk,
                 keeps_house=False,
             )
+            # A class that is added on the way is no other code.
+            self._version = node.code = self._version or version_of(list(self.classes.values()))
             starting = life.task(node.start())
             await self._first(starting)
             if life.alive:
@@ -179,6 +183,7 @@ class Process:
                 self._end(node, life)
         self.classes = {kind_of(cls).name: cls for cls in classes}
         self.settings = settings
+        self._version = ""
         await self._start(0)
 
     def close(self) -> None:

@@ -14,7 +14,9 @@ from perdure.errors import DivergenceError, JournalCorrupt, NotSerializable, Per
 from perdure.host.activation import Activation
 from perdure.host.machine import Machine
 from perdure.host.replay import replay_tail
+from perdure.host.upgrades import begin_from, settle
 from perdure.journal.codec import encode_entry
+from perdure.object import Kind
 from perdure.suspend import heap
 
 _TURNS_A_BASE = 8
@@ -25,9 +27,10 @@ _TURNS_MAX = 500
 
 
 class _Base:
-    __slots__ = ("entries", "seq", "snapshot")
+    __slots__ = ("entries", "kind", "seq", "snapshot")
 
-    def __init__(self, seq: int, snapshot: bytes | None) -> None:
+    def __init__(self, kind: Kind, seq: int, snapshot: bytes | None) -> None:
+        self.kind = kind
         self.seq = seq
         self.snapshot = snapshot
         self.entries: list[bytes] = []
@@ -57,11 +60,17 @@ class Rehearsal:
         copy = Machine(machine.kind, machine.key, machine.oid, activation.host.surroundings)
         try:
             if base.snapshot is not None:
-                heap.load_heap(copy, base.snapshot)
+                begin_from(copy, base.snapshot, base.seq)
             replay_tail(copy, base.entries)
+            settle(copy)
         except (DivergenceError, JournalCorrupt) as error:
             copy.discard()
             self._diverged(activation, error)
+            return
+        except PerdureError:
+            # It needs something from the disk, such as a large value: a load would wait for it.
+            copy.discard()
+            self._new_base(activation)
             return
         self.rebuilt += 1
         activation.machine = copy
@@ -74,8 +83,8 @@ class Rehearsal:
         machine = activation.machine
         base = self._bases.get(machine.oid)
         if base is None and machine.seq == 1:
-            base = self._bases[machine.oid] = _Base(0, None)
-        if base is None or base.seq > machine.seq:
+            base = self._bases[machine.oid] = _Base(machine.kind, 0, None)
+        if base is None or base.seq > machine.seq or base.kind is not machine.kind:
             return None
         missing = machine.seq - base.seq - len(base.entries)
         if missing == 1:
@@ -93,4 +102,4 @@ class Rehearsal:
             activation.adopt(snapshot)
         except NotSerializable:
             return
-        self._bases[machine.oid] = _Base(machine.seq, snapshot)
+        self._bases[machine.oid] = _Base(machine.kind, machine.seq, snapshot)

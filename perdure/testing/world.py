@@ -33,7 +33,7 @@ from perdure.settings import Settings
 from perdure.sight import look
 from perdure.sight.waits import tell_waits
 from perdure.store.memory import MemoryStore
-from perdure.suspend import heap
+from perdure.suspend import editions, heap
 from perdure.testing.arguments import (
     OPERATIONS,
     address_of,
@@ -116,7 +116,7 @@ class World:
         stuck, working = loop.on_stuck, loop.working
         loop.on_stuck = self._stuck
         loop.working = lambda: self._attempts.running > 0
-        classes = heap.resolve_kind
+        classes, code = heap.resolve_kind, editions.newest
         self._client = Client(self._process, self.seed)
         self._client.principal = self._principal
         ref.open_outside(self._client)
@@ -126,6 +126,8 @@ class World:
             taken_out()
             ref.close_outside(self._client)
             heap.resolve_kind = classes
+            if code is not None:
+                editions.serve(code)
             loop.on_stuck, loop.working = stuck, working
 
         self._leave.append(leave)
