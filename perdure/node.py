@@ -21,7 +21,7 @@ from perdure.host.resolving import resolve
 from perdure.inside import wanted_by
 from perdure.journal.entry import PICKLE, Resolved
 from perdure.journal.identity import know_aliases
-from perdure.object import Kind, Object, kind_of
+from perdure.object import Kind, Kinds, Object, kind_of
 from perdure.ref import check_key, format_address
 from perdure.settings import Settings
 from perdure.store import open_store
@@ -52,7 +52,7 @@ class Node:
 
         Without `keeps_house` nothing is done that nobody asked for: see `Host`.
         """
-        self.kinds = _kinds(classes)
+        self.kinds = Kinds(_kinds(classes))
         self.settings = settings
         self.clock: Clock = clock if clock is not None else RealClock()
         self.store = store if store is not None else open_store(settings)
@@ -125,7 +125,7 @@ class Node:
         return bundle_of(kind.cls for kind in self.kinds.values())
 
     def _class_of(self, name: str) -> type[Object]:
-        kind = self.kinds.get(name)
+        kind = self.kinds.find(name)
         if kind is None:
             raise UnknownKind(f"no class {name!r} is served here")
         return kind.cls
@@ -255,7 +255,7 @@ class Node:
         self.host.call(call)
 
     def _kind(self, name: str) -> Kind:
-        kind = self.kinds.get(name)
+        kind = self.kinds.find(name)
         if kind is None:
             raise UnknownKind(
                 f"no class {name!r} is served here", hint=f"Served are: {', '.join(self.kinds)}"

@@ -309,7 +309,7 @@ class Kinds(dict[str, Kind]):
             alias: name
             for name, kind in kinds.items()
             for alias in kind.aliases
-            if alias not in kinds
+            if alias not in set(kinds)
         }
 
     def __missing__(self, name: str) -> Kind:
@@ -317,6 +317,10 @@ class Kinds(dict[str, Kind]):
 
     def __contains__(self, name: object) -> bool:
         return super().__contains__(name) or name in self.former
+
+    def find(self, name: str) -> Kind | None:
+        """The class of that name, or of that former name."""
+        return dict.get(self, self.former.get(name, name))
 
     def get(self, name: str, default: Any = None) -> Any:
         found = self.former.get(name, name)

@@ -29,6 +29,7 @@ from perdure.host.snapshots import (
 )
 from perdure.journal import codec
 from perdure.journal.entry import Call, Ended, Timetable
+from perdure.journal.identity import first_name
 from perdure.ref import parse_address
 from perdure.store.base import Blob, Checkpoint, ObjectRow, Segment, Stored, Suspended
 
@@ -223,6 +224,7 @@ class Checkpointer:
         else:
             first = codec.decode_entry(entries[0])
             kind, key = parse_address(first.address)
+            kind = first_name(kind)
             created = first.time
         if last is not None:
             updated, version = last.time, last.version

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import structlog
 
-from perdure.errors import Conflict, DivergenceError, ObjectQuarantined
+from perdure.errors import Conflict, DivergenceError, ObjectQuarantined, PerdureError
 from perdure.failure import failure_of
 from perdure.host.failures import encode_failure, skipped_error
 from perdure.host.incoming import IncomingCall
@@ -96,6 +96,8 @@ class Quarantine:
                 "reason": f"replay of turn {error.seq} diverged: "
                 f"expected {error.expected}; found {error.found}",
             }
+        elif isinstance(error, PerdureError) and error.code == "upgrade-failed":
+            facts = {"cause": "upgrade", "reason": f"{error.message}. {error.hint}"}
         else:
             facts = {
                 "cause": "load",

@@ -17,6 +17,7 @@ from perdure.errors import NotSerializable, PerdureError
 from perdure.host.machine import Machine
 from perdure.host.replay import replay_segments
 from perdure.host.upgrades import begin_from, settle
+from perdure.journal.identity import first_name
 from perdure.store.base import ObjectRow, Stored, Suspended
 from perdure.suspend import heap
 
@@ -95,7 +96,7 @@ def worth_it(activation: Activation) -> bool:
 def _row(host: Host, machine: Machine, seq: int, snapshot: bytes | None, wake_at: int) -> ObjectRow:
     return ObjectRow(
         oid=machine.oid,
-        kind=machine.kind.name,
+        kind=first_name(machine.kind.name),
         key=machine.key,
         seq=seq,
         last=0,

@@ -88,9 +88,13 @@ class Versions:
             return self.live.kinds[now.name]
         if isinstance(edition, Live) and edition is self.live:
             return self.live.kinds[now.name]
-        names = (now.name, *self.live.kinds[now.name].aliases)
-        for name in names:
+        live = self.live.kinds[now.name]
+        for name in (live.name, *live.aliases, now.name):
             if name in edition.served():
+                return edition.kind(name)
+        # The code of now may be older, from before a renaming.
+        for name in edition.served():
+            if live.name in edition.kind(name).aliases:
                 return edition.kind(name)
         raise VersionUnusable(
             f"version {version} of the code has no class {now.name}",
@@ -135,6 +139,14 @@ def enter(machine: Machine, entry: Entry) -> None:
     machine.source = None
 
 
+def stand_before(machine: Machine, entry: Entry) -> None:
+    """Be in the version that ran an entry, for a turn that is run by itself."""
+    try:
+        enter(machine, entry)
+    finally:
+        editions.active = None
+
+
 def _go_over(machine: Machine, kind: Kind) -> None:
     """Become what the same memory is in another version of the code."""
     if machine.source is None:
@@ -157,6 +169,12 @@ def settle(machine: Machine) -> None:
         assert versions is not None
         _go_over(machine, versions.kind(machine.kind, machine.source[1]))
     machine.source = None
+
+
+async def having(machine: Machine, work: Callable[[], T]) -> T:
+    """Do something with a machine that may need code which is not in memory yet."""
+    versions = machine.surroundings.versions
+    return work() if versions is None else await versions.having(work)
 
 
 class Turn(NamedTuple):

@@ -23,14 +23,18 @@ def know_aliases(name: str, former: Sequence[str]) -> None:
             _first_names.pop(one, None)
 
 
+def first_name(name: str) -> str:
+    """The oldest name of a class: rows have it, so that a renaming can be taken back."""
+    return _first_names.get(name, name)
+
+
 def oid_of(kind: str, key: str) -> int:
     """63 bits of BLAKE2b of the address.
 
     Two addresses may meet in one number (a chance of one in a thousand with 130 million objects);
     the host compares the address that is stored and refuses the second.
     """
-    first = _first_names.get(kind, kind)
-    digest = blake2b(format_address(first, key).encode(), digest_size=8).digest()
+    digest = blake2b(format_address(first_name(kind), key).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") & _OID_BITS
 
 

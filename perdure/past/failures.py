@@ -15,6 +15,7 @@ from perdure.clock import iso
 from perdure.errors import UnknownTurn
 from perdure.failure import failure_of
 from perdure.host.asking import Surroundings
+from perdure.host.upgrades import having, stand_before
 from perdure.journal.entry import Call, Entry
 from perdure.past.record import Record
 from perdure.past.walk import walk
@@ -35,7 +36,9 @@ async def errors_of(record: Record, seq: int) -> list[dict[str, Any]]:
     catcher = _Catcher(entry)
     before = record.machine().surroundings
     surroundings = Surroundings(before.secret, before.outer, blob=before.blob)
+    surroundings.versions = before.versions
     machine = await walk(record, seq - 1, surroundings)
+    await having(machine, lambda: stand_before(machine, entry))
     surroundings.on_error = catcher.call_failed
     collects = gc.isenabled()
     gc.disable()

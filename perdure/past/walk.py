@@ -12,12 +12,14 @@ out and the walk begins further back. What then still diverges is told, never gu
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING
 
 from perdure.errors import DivergenceError, NotSerializable, PerdureError, StoreFull, UnknownTurn
 from perdure.host.asking import Surroundings
 from perdure.host.machine import Machine
 from perdure.host.replay import replay_entries
+from perdure.host.upgrades import begin_from, having, settle
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -50,7 +52,7 @@ async def walk(record: Record, seq: int, surroundings: Surroundings | None = Non
         machine = record.machine(surroundings)
         try:
             if snapshot is not None:
-                heap.load_heap(machine, snapshot.body)
+                begin_from(machine, snapshot.body, snapshot.seq)
             await _run(record, machine, seq, snapshot.seq if snapshot is not None else 0)
         except BaseException as error:
             machine.discard()
@@ -71,9 +73,10 @@ async def walk(record: Record, seq: int, surroundings: Surroundings | None = Non
 async def _run(record: Record, machine: Machine, seq: int, begin: int) -> None:
     keeper = _Keeper(record, begin)
     async for page in record.pages(machine.seq, seq):
-        keeper.replay(machine, page)
+        await having(machine, functools.partial(keeper.replay, machine, page))
         # Others have their turn between two pages.
         await asyncio.sleep(0)
+    await having(machine, functools.partial(settle, machine))
     await keeper.save()
 
 

@@ -52,7 +52,7 @@ from perdure.suspend import (
 )
 from perdure.suspend.codes import CodeChanged
 from perdure.suspend.letting_go import drop, drop_all
-from perdure.suspend.moving import Chains, Move, Stayed, chains_of, wear_twin
+from perdure.suspend.moving import Chains, Move, Stayed, chains_of, complete_values, wear_twin
 from perdure.suspend.same import equal, reduce, same
 from perdure.suspend.values import (
     PROTOCOL,
@@ -402,6 +402,8 @@ def load_heap(machine: Any, data: bytes, version: str = "") -> list[Stayed]:
     machine.reloaded = has_sets(data)
     if machine.instance is not None:
         machine.kind.complete(machine.instance)
+        if move is not None:
+            complete_values(machine, state)
         if session.stayed:
             wear_twin(machine, frozenset(session.stayed))
     return move.stayed if move is not None else []

@@ -10,7 +10,9 @@ class that the old code asks for is the old one: it was written with those.
 
 from __future__ import annotations
 
+import dataclasses
 import gc
+import inspect
 import sys
 import types
 from collections.abc import Iterator, Sequence
@@ -207,6 +209,47 @@ def note_chains(chains: list[list[Place]]) -> None:
     move = loading.session().move
     if move is not None:
         move.chains = chains
+
+
+# --- values of classes that have got new fields
+
+
+def complete_values(machine: Any, state: Any) -> None:
+    """Give each dataclass in an object's memory the defaults of fields that it has no value for."""
+    fields: dict[type, list[dataclasses.Field[Any]]] = {}
+    # Its loop, which every future of it leads to, leads on to everything there is.
+    seen = {id(machine)}
+    waiting = [state]
+    while waiting:
+        value = waiting.pop()
+        cls = type(value)
+        if id(value) in seen or cls in _WITHOUT_PARTS or isinstance(value, _OF_CODE):
+            continue
+        seen.add(id(value))
+        found = fields.get(cls)
+        if found is None:
+            known = dataclasses.is_dataclass(cls) and not codes.is_library(cls.__module__)
+            found = fields[cls] = list(dataclasses.fields(cls)) if known else []
+        for field in found:
+            if _lacks(value, field.name):
+                if field.default_factory is not dataclasses.MISSING:
+                    object.__setattr__(value, field.name, field.default_factory())
+                elif field.default is not dataclasses.MISSING:
+                    object.__setattr__(value, field.name, field.default)
+        waiting.extend(gc.get_referents(value))
+
+
+def _lacks(value: Any, name: str) -> bool:
+    """Whether a value has no field of its own; the class may hold a default for all."""
+    own = getattr(value, "__dict__", {})
+    if name in own:
+        return False
+    standing = inspect.getattr_static(type(value), name, None)
+    return not isinstance(standing, types.MemberDescriptorType) or not hasattr(value, name)
+
+
+_WITHOUT_PARTS = frozenset({int, float, str, bytes, bool, type(None), complex, bytearray})
+_OF_CODE = (type, types.ModuleType, types.FunctionType, types.CodeType, types.BuiltinFunctionType)
 
 
 # --- what old code sees of `self`

@@ -99,8 +99,12 @@ async def test_changed_code_that_waits_goes_on_on_its_version(tmp_path: Path, cr
         app.stage.host.stash.clear()
         app.store._suspended.clear()
         app.store._rows = {
-            oid: (part, row.__class__(**{f: getattr(row, f) for f in row.__slots__}
-                                     | {"seq": 0, "snapshot": None}))
+            oid: (
+                part,
+                row.__class__(
+                    **{f: getattr(row, f) for f in row.__slots__} | {"seq": 0, "snapshot": None}
+                ),
+            )
             for oid, (part, row) in app.store._rows.items()
         }
         await app.deploy(WAITING % {"name": "four"}, crash=True)
@@ -116,3 +120,211 @@ async def test_unchanged_code_that_waits_goes_over(tmp_path: Path, crash: bool) 
         await app.deploy(UNCHANGED % {"name": "two"}, crash=crash)
         await asyncio.sleep(61)
         assert await app.at("Order", "a").read() == ["method of two", "function of two"]
+
+
+SHAPES = (
+    HEAD
+    + """
+@dataclass
+class Line:
+    sku: str
+    gone: int = 1
+
+@dataclass
+class Coupon:
+    code: str
+
+class Order(Object):
+    lines: list[Line] = []
+    coupons: list = []
+    old: int = 5
+
+    async def add(self, sku: str) -> int:
+        self.lines.append(Line(sku))
+        self.coupons.append(Coupon(sku))
+        self.last = self.lines[-1]
+        return len(self.lines)
+
+    @query
+    async def read(self) -> str:
+        return repr(self.lines)
+"""
+)
+
+OTHER_SHAPES = (
+    HEAD
+    + """
+@dataclass
+class OrderLine:
+    __perdure_aliases__ = ("Line",)
+    sku: str
+    price: int = 7
+    tags: list[str] = field(default_factory=list)
+
+class Purchase(Object, aliases=["Order"]):
+    lines: list[OrderLine] = []
+    coupons: list = []
+    fresh: list[str] = []
+
+    def on_upgrade(self, old_version: str) -> None:
+        self.fresh.append(old_version)
+
+    async def add(self, sku: str) -> int:
+        self.lines.append(OrderLine(sku))
+        return len(self.lines)
+
+    @query
+    async def read(self) -> list[str]:
+        same = self.last is self.lines[0]
+        lines = [repr(line.__dict__) for line in self.lines]
+        return [*lines, *self.fresh, str(self.old), str(same)]
+
+    @query
+    async def codes(self) -> list[str]:
+        return [coupon.code for coupon in self.coupons]
+
+    async def mine(self) -> str:
+        return self.address
+"""
+)
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_data_is_of_the_classes_of_now(tmp_path: Path, crash: bool) -> None:
+    async with Deploys(tmp_path) as app:
+        one = await app.deploy(SHAPES)
+        assert await app.at("Order", "a").add("x") == 1
+        two = await app.deploy(OTHER_SHAPES, crash=crash)
+        line = "{'sku': 'x', 'gone': 1, 'price': 7, 'tags': []}"
+        for name in ("Purchase", "Order"):
+            ref = perdure.ref.Ref(name, "a")
+            assert await ref.read() == [line, one, "5", "True"]
+        assert await app.at("Purchase", "a").codes() == ["x"]
+        assert await app.at("Purchase", "a").add("y") == 2
+        assert await app.at("Purchase", "a").mine() == "Purchase/a"
+        await app.deploy(OTHER_SHAPES + "\n# the same in other words", crash=crash)
+        assert (await app.at("Purchase", "a").read())[-4:] == [one, two, "5", "True"]
+        assert await app.at("Purchase", "a").codes() == ["x"]
+        # And back again: that is a deploy like any other.
+        await app.deploy(
+            SHAPES.replace("class Order(", "class Order(").replace(
+                "(Object)", "(Object, aliases=['Purchase', 'Order'])"
+            ),
+            crash=crash,
+        )
+        assert await app.at("Order", "a").add("z") == 3
+        assert await app.stage.host.quarantined() == []
+
+
+async def test_an_upgrade_that_raises_sets_the_object_aside_as_it_was(tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+class Room(Object):
+    value: int = 0
+
+    %s
+
+    async def add(self) -> int:
+        self.value += 1
+        return self.value
+"""
+    )
+    bad = """def on_upgrade(self, old_version):
+        self.value += 1000
+        perdure.current()
+        if self.key == "bad":
+            raise ValueError("cannot be brought over")"""
+    good = """async def on_upgrade(self, old_version):
+        self.value += 100
+        await perdure.send(Room.at("log").add)"""
+    async with Deploys(tmp_path) as app:
+        one = await app.deploy(source % "")
+        assert await app.at("Room", "bad").add() == 1
+        assert await app.at("Room", "well").add() == 1
+        await app.deploy(source % bad)
+        assert await app.at("Room", "well").add() == 1002
+        with pytest.raises(perdure.errors.ObjectQuarantined, match="cannot be brought over"):
+            await app.at("Room", "bad").add()
+        [facts] = await app.stage.host.quarantined()
+        assert (facts["cause"], facts["object"]) == ("upgrade", "Room/bad")
+        assert one in facts["reason"]
+        await app.deploy(source % good)
+        await app.stage.host.retry("Room/bad")
+        assert await app.at("Room", "bad").add() == 102
+        assert await app.at("Room", "well").add() == 1103
+        assert await app.at("Room", "log").add() == 3
+        await app.deploy(source % good, crash=True)
+        assert await app.at("Room", "bad").add() == 103
+        assert await app.stage.host.quarantined() == []
+
+
+async def test_steps_and_helpers_of_code_that_stays(tmp_path: Path) -> None:
+    one = (
+        HEAD
+        + """
+from perdure import Retry, Fatal
+import steps_one
+
+class Order(Object):
+    log: list[str] = []
+
+    async def run(self) -> None:
+        await self._inner()
+        self.log.append(await steps_one.charge("b"))
+
+    async def _inner(self) -> None:
+        self.log.append(await steps_one.charge("a"))
+        await asyncio.sleep(10)
+
+    @query
+    async def read(self) -> list[str]:
+        return self.log
+"""
+    )
+    charge = "@step\nasync def charge(x: str) -> str:\n    return '%s ' + x\n"
+    rest = one.split("import steps_one")[1].replace("steps_one.charge", "charge")
+    two = HEAD + charge % "two" + rest
+    steps = "from perdure import step\n" + charge % "one"
+    async with Deploys(tmp_path) as app:
+        await app.deploy({"app.py": one, "steps_one.py": steps})
+        await perdure.send(app.at("Order", "a").run)
+        await app.stage.settle()
+        await app.deploy(two)
+        await asyncio.sleep(5)
+        assert await app.at("Order", "a").read() == ["one a"]
+        await app.deploy(two + "\n#", crash=True)
+        await asyncio.sleep(6)
+        assert await app.at("Order", "a").read() == ["one a", "one b"]
+        assert await app.stage.host.quarantined() == []
+
+
+async def test_what_cannot_be_kept_stays_whole_on_its_version_until_it_ends(
+    tmp_path: Path,
+) -> None:
+    source = (
+        HEAD
+        + """
+import threading
+class Order(Object):
+    log: list[str] = []
+
+    async def run(self) -> None:
+        lock = threading.Lock()
+        await asyncio.sleep(10)
+        self.log.append("%s" + str(lock.locked()))
+
+    async def who(self) -> str:
+        return "%s"
+"""
+    )
+    async with Deploys(tmp_path) as app:
+        await app.deploy(source % ("one", "one"))
+        await perdure.send(app.at("Order", "a").run)
+        await app.deploy(source % ("two", "two"))
+        assert await app.at("Order", "a").who() == "one"
+        await asyncio.sleep(11)
+        assert await app.at("Order", "a").who() == "two"
+        kinds = [line["kind"] for line in await app.history("Order/a")]
+        assert kinds == ["call", "call", "timer", "upgrade", "call"]
+        assert await app.stage.host.quarantined() == []
