@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 
 from perdure import Object, query, step
 
@@ -86,6 +87,12 @@ class Sleeper(Object):
     async def nap(self, seconds: float) -> int:
         before = self.naps
         await self._wait(seconds)
+        self.naps = before + 1
+        return self.naps
+
+    async def nap_until(self, moment: float) -> int:
+        before = self.naps
+        await self._wait(moment - time.time())
         self.naps = before + 1
         return self.naps
 

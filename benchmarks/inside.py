@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import uvloop
 
 from benchmarks import app
+from perdure.clock import Clock
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.node import Node
 from perdure.object import Kind, Object, kind_of
@@ -35,12 +36,15 @@ def run(work: Awaitable[R]) -> R:
     return uvloop.run(main())
 
 
-async def start_node(directory: str | Path | None, **settings: Any) -> Node:
+async def start_node(
+    directory: str | Path | None, clock: Clock | None = None, **settings: Any
+) -> Node:
     """A node that serves app.py from a directory; None: from memory, with nothing on disk."""
     store = f"sqlite:{directory}" if directory is not None else "memory:"
     node = Node(
         [app.Counter, app.Worker, app.Basket, app.Sleeper],
         Settings(store=store, **_QUIET | settings),
+        clock=clock,
     )
     await node.start()
     return node

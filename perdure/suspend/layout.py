@@ -288,15 +288,16 @@ def write(frame: Any, state: State, finalizer: Any = None) -> None:
     count = len(state.values) + state.nulls.bit_count() - 1
     if not limits.locals <= count <= limits.slots:
         raise Broken(f"{frame!r} has place for {limits.slots} values, and gets {count}")
-    addresses: list[int | None] = []
-    values = iter(state.values)
-    for i in range(count + 1):
-        if state.nulls >> i & 1:
-            addresses.append(None)
-        else:
-            value = next(values)
-            _incref(value)
-            addresses.append(id(value))
+    # The references of a tuple become those of the frame: it is emptied, and freed without them.
+    # First of all, so that an interruption in between costs memory and nothing else.
+    held = tuple(state.values)
+    items = (c_void_p * len(held)).from_address(id(held) + tuple.__basicsize__)
+    addresses: list[int | None] = items[:]
+    ctypes.memset(items, 0, ctypes.sizeof(items))
+    if state.nulls:
+        for i in range(count + 1):
+            if state.nulls >> i & 1:
+                addresses.insert(i, None)
     places: Any = (c_void_p * count).from_address(id(frame) + _LOCALS)
     before = [raw.exception, *places[: limits.locals]]
     raw.exception = addresses[0]
