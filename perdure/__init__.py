@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from perdure.access import Action
 from perdure.attempt import heartbeat, step_id, step_items
 from perdure.calling import cancel, deadline
+from perdure.connection import Connection, Connections
 from perdure.errors import (
     AuthorError,
     BadApp,
@@ -35,6 +36,7 @@ from perdure.errors import (
     PerdureError,
     PromiseRejected,
     ReadOnlyError,
+    Reject,
     ResultTypeError,
     SchemaTooNew,
     SideEffectError,
@@ -52,7 +54,7 @@ from perdure.errors import (
 )
 from perdure.inside import Current
 from perdure.limits import Limit
-from perdure.object import Object, Transient, atomic, query, transient
+from perdure.object import Object, Transient, atomic, ephemeral, query, transient
 from perdure.promise import Promise
 from perdure.ref import current, delete, send
 from perdure.schedule import Schedule, cron, every
@@ -79,6 +81,8 @@ __all__ = [
     "CallError",
     "CallTimeout",
     "Conflict",
+    "Connection",
+    "Connections",
     "Current",
     "DeadlineExceeded",
     "DeadlockError",
@@ -104,6 +108,7 @@ __all__ = [
     "Promise",
     "PromiseRejected",
     "ReadOnlyError",
+    "Reject",
     "ResultTypeError",
     "Retry",
     "Schedule",
@@ -130,6 +135,7 @@ __all__ = [
     "current",
     "deadline",
     "delete",
+    "ephemeral",
     "every",
     "heartbeat",
     "query",

@@ -9,6 +9,7 @@
     │   │   UnknownPromise, MethodNotAllowed, PayloadTooLarge
     │   ├── PromiseRejected           whoever was to resolve the promise rejected it
     │   ├── Unauthorized, Forbidden
+    │   │   └── Reject                on_connect refuses a client
     │   ├── IdempotencyMismatch, Conflict, CallCancelled
     │   ├── Overloaded, ObjectQuarantined, Unavailable      nothing ran; try again later
     │   ├── OutcomeUnknown            it may have run; ask again only with the same call id
@@ -185,6 +186,10 @@ class Forbidden(CallError):
     """Raise it from `authorize`: the caller may not do this."""
 
     code = "forbidden"
+
+
+class Reject(Forbidden):
+    """Raised in `on_connect`: the client is refused before the upgrade, with 403 and this text."""
 
 
 class IdempotencyMismatch(CallError):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from datetime import datetime
 
+    from perdure.connection import Connection
     from perdure.failure import Failure
     from perdure.promise import Promise
     from perdure.ref import Ref
@@ -127,6 +128,25 @@ class Inside(Protocol):
 
     def watch(self, predicate: Callable[[], Any]) -> asyncio.Future[Any]:
         """The future gives what the predicate gives, once that is true at the end of a turn."""
+        ...
+
+    @property
+    def connections(self) -> Mapping[str, Connection] | None:
+        """The open ones, by id."""
+        ...
+
+    def frame(self, conn: Connection, body: bytes, text: bool) -> None:
+        """Send to a connection of this object."""
+        ...
+
+    def broadcast(
+        self, body: bytes, text: bool, exclude: Iterable[Connection], tag: str | None
+    ) -> None:
+        """Send to many."""
+        ...
+
+    def close(self, conn: Connection, code: int, reason: str) -> None:
+        """End a connection."""
         ...
 
     def draw(self) -> float:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import FunctionType
 from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_origin, get_type_hints
 
+from perdure.connection import Connection, Connections, inside_object, message_bytes
 from perdure.errors import InvalidClass, ReadOnlyError
+from perdure.hooks import hooks_of
 from perdure.inside import inside
 from perdure.ref import Ref, format_address, streaming
 from perdure.schedule import Missed, Rhythm, Schedule, moment
@@ -149,6 +151,26 @@ class Object:
     async def on_create(self) -> None:
         """Runs once in the life of an object, before its first call. Override it."""
 
+    @property
+    def connections(self) -> Connections:
+        """The connections that are open: iterate, `len`, `.tagged("admin")`."""
+        return Connections(inside_object("connections").connections or {})
+
+    def broadcast(
+        self,
+        data: str | bytes,
+        *,
+        exclude: Connection | Iterable[Connection] = (),
+        tag: str | None = None,
+    ) -> None:
+        """Send a message to all connections, or to those with a tag, without those excluded.
+
+        It is encoded once. It leaves when this turn is on disk, in order with what else is sent.
+        """
+        body, text = message_bytes(data)
+        without = (exclude,) if isinstance(exclude, Connection) else exclude
+        inside_object("broadcast").broadcast(body, text, without, tag)
+
     def __repr__(self) -> str:
         try:
             return f"<{self.address}>"
@@ -173,6 +195,17 @@ def atomic(handler: F) -> F:
     not suspend.
     """
     handler.__perdure_atomic__ = True  # type: ignore[attr-defined]
+    return handler
+
+
+def ephemeral(handler: F) -> F:
+    """Mark a handler, or `on_ephemeral`, that skips the journal: cursors, typing signs.
+
+    It may read the object, and send and broadcast to its connections. Changing state, or asking
+    for anything else, raises ReadOnlyError. What it sends is gone with a lost line: it is not
+    repeated when the client resumes.
+    """
+    handler.__perdure_ephemeral__ = True  # type: ignore[attr-defined]
     return handler
 
 
@@ -220,14 +253,25 @@ def _transients(instance: Object) -> dict[str, Any]:
 class Handler:
     """One public method of a class, as the host and the gateway see it."""
 
-    __slots__ = ("atomic", "awaits", "doc", "function", "name", "query", "signature", "streams")
+    __slots__ = (
+        "atomic",
+        "awaits",
+        "doc",
+        "ephemeral",
+        "function",
+        "name",
+        "query",
+        "signature",
+        "streams",
+    )
 
     def __init__(
         self, name: str, function: Callable[..., Any], owner: type, *, atomic: bool
     ) -> None:
         self.name = name
         self.function = function
-        self.query: bool = getattr(function, "__perdure_query__", False)
+        self.ephemeral: bool = getattr(function, "__perdure_ephemeral__", False)
+        self.query: bool = getattr(function, "__perdure_query__", False) or self.ephemeral
         self.atomic = atomic or getattr(function, "__perdure_atomic__", False)
         self.awaits = inspect.iscoroutinefunction(function)
         self.streams = inspect.isasyncgenfunction(function)
@@ -258,6 +302,8 @@ class Kind:
         self.on_request: Handler | None = _on_request(cls)
         """What answers raw HTTP below the object's path, if the class has it."""
         self.upgrade: Callable[..., Any] | None = getattr(cls, "on_upgrade", None)
+        self.hooks = hooks_of(cls)
+        """What it does with connections; None if it takes none."""
         self.atomic: bool = options.get("atomic", False)
         self.handlers = _handlers(cls, self.atomic)
         self._scheduled: dict[str, Handler | None] = {}
@@ -474,7 +520,7 @@ def _read_only_twin(cls: type[Object]) -> type[Object]:
             return
         raise ReadOnlyError(
             f"{self.address}: a query tried to change self.{name}",
-            hint="Remove @query from the handler, or leave the object as it is.",
+            hint="Remove @query (or @ephemeral) from the handler, or leave the object as it is.",
         )
 
     # A subclass with the same layout: giving an object this class for the time of a query costs

@@ -26,9 +26,22 @@ class Settings:
     max_body_bytes: int = 8 * 1024 * 1024
     """A request body over it is answered 413 `payload-too-large`."""
     socket_queue_bytes: int = 1024 * 1024
-    """Bytes that may wait for a client that reads slowly; over it its stream is cut off."""
+    """Bytes that may wait for a client that reads slowly; over it its stream is cut off, its
+    WebSocket closed with 1013."""
     mailbox_limit: int = 10_000
-    """Calls waiting for or inside one object; over it: 503 `overloaded`."""
+    """Calls and messages waiting for or inside one object; over it: 503 `overloaded`, or a close
+    with 1013."""
+    max_message_bytes: int = 1024 * 1024
+    """A WebSocket message over it closes with 1009."""
+    max_messages_per_second: int = 0
+    """Messages of one connection over it close with 1008; 0: no bound."""
+    resume_grace: float = 30.0
+    """Seconds for which a connection whose line was lost waits for its client to resume."""
+    ping_interval: float = 20.0
+    """Seconds of silence after which a WebSocket is pinged; after as long again it is lost."""
+    allowed_origins: str = ""
+    """Origins of pages that may open WebSockets, with commas between them, besides the server's
+    own; `*` allows all."""
     turn_timeout: float = 10.0
     """Seconds a single turn may take before the supervisor ends the process."""
     hibernate_after: float = 60.0
@@ -63,8 +76,9 @@ class Settings:
     def __post_init__(self) -> None:
         for name in (
             "max_body_bytes",
-            "socket_queue_bytes",
             "mailbox_limit",
+            "max_message_bytes",
+            "socket_queue_bytes",
             "checkpoint_bytes",
             "step_threads",
         ):
@@ -77,6 +91,8 @@ class Settings:
             "call_retention",
             "checkpoint_seconds",
             "drain_timeout",
+            "resume_grace",
+            "ping_interval",
         ):
             if not getattr(self, name) > 0:
                 raise BadSettings(

@@ -34,6 +34,7 @@ from perdure.host.failures import encode_failure
 from perdure.host.following import ItemOutput
 from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer, answer_of
 from perdure.host.intake import admit, overloaded
+from perdure.host.lines import FOR_LINES, kept_of
 from perdure.host.load import load
 from perdure.host.machine import Machine
 from perdure.host.schedules import FIRED_MAX
@@ -53,6 +54,7 @@ from perdure.journal.entry import (
     Fired,
     MessageId,
     Promised,
+    Received,
     Refused,
     Sent,
     Settled,
@@ -95,6 +97,7 @@ class Activation:
     __slots__ = (
         "alarm_ns",
         "base_seq",
+        "connected",
         "held",
         "host",
         "kind",
@@ -125,6 +128,8 @@ class Activation:
         self.state = State.LOADING
         self.mailbox: deque[IncomingCall | Event] | None = None
         """What waits for the load; None while there is nothing."""
+        self.connected = 0
+        """How many connections are open."""
         self.last_lsn = 0
         """The chunk its last entry is in; what is seen of it rests on that."""
         self.base_seq = 0
@@ -165,6 +170,7 @@ class Activation:
         self.snapshot_seq = snapshot_seq
         self.last_lsn = self.host.log.newest_lsn(self.machine.oid)
         self._end_loading(State.ACTIVE)
+        self.connected = len(self.machine.connections or ())
         self.host.activated(self)
         if upgrade is not None:
             self._record(upgrade.event, upgrade.commands, None, upgrade.duration_us)
@@ -242,6 +248,7 @@ class Activation:
             refusal = host.quarantine.refusal(self.machine.oid) or error
             accepted = host.take_waiting(self.machine.oid)
         self.refusal = refusal
+        host.lines.cut(self.machine.oid)
         waiting, self.mailbox = self.mailbox or (), None
         for item in (*waiting, *accepted):
             if isinstance(item, IncomingCall):
@@ -258,6 +265,10 @@ class Activation:
             self.mailbox = None
 
     # --- what arrives
+
+    def takes_now(self) -> bool:
+        """Whether what arrives now has its turn at once."""
+        return self.state is State.ACTIVE and self.mailbox is None
 
     def call(self, call: IncomingCall) -> None:
         """A call from outside."""
@@ -290,7 +301,7 @@ class Activation:
         self.mailbox.appendleft(event)
 
     def _take(self, call: IncomingCall) -> None:
-        event = admit(self, call)
+        event = admit(self, call) if type(call) is IncomingCall else call.enter(self)
         if event is not None:
             self._run(event, call)
 
@@ -357,6 +368,7 @@ class Activation:
         undone = machine.undone
         outputs: list[Output] = []
         messages: list[Message] | None = None
+        frames: list[tuple[int, Command]] | None = None
         for index, command in enumerate(commands):
             if type(command) is Answered:
                 waiter = call
@@ -391,11 +403,18 @@ class Activation:
                 outputs.append(host.effects.dropping(oid, command))
             elif type(command) is Promised or type(command) is Settled:
                 host.inbox.note(oid, seq, machine.now_ns, command)
+            elif type(command) in FOR_LINES:
+                frames = frames or []
+                frames.append((index, command))
+                commands[index] = kept_of(machine, command)
         if call is None and type(event) in STEP_EVENTS:
             taken = host.effects.taken(oid, seq, event)  # type: ignore[arg-type]
             if taken is not None:
                 outputs.append(taken)
+        if frames is not None or type(event) is Received:
+            outputs.append(host.lines.output(machine, event, frames))
         wake_at = self.wake_at if undone else machine.wake_at()
+        connected = self.connected if undone else len(machine.connections or ())
         entry = encode_entry(
             Entry(
                 seq,
@@ -409,9 +428,11 @@ class Activation:
                 undone,
                 machine.reloaded,
                 RULES,
+                connected,
             )
         )
         self.wake_at = wake_at
+        self.connected = connected
         machine.reloaded = False
         # The list went into the entry; an idle object keeps nothing of its last turn.
         machine.commands = NOTHING
@@ -509,6 +530,7 @@ class Activation:
         self.machine.discard()
         refusal = self.refusal = host.quarantine.refusal(self.machine.oid)
         assert refusal is not None
+        host.lines.cut(self.machine.oid)
         for item in (call, *waiting, *host.take_waiting(self.machine.oid)):
             if isinstance(item, IncomingCall):
                 item.refuse(refusal)
@@ -541,4 +563,6 @@ def told_event(event: Event) -> bytes:
         return event.handler.encode() + b" " + event.body
     if type(event) is Fired:
         return b"timer"
+    if type(event) is Received:
+        return b"message " + event.body
     return type(event).__name__.lower().encode() + b" " + encode_failure(source_of(event))

@@ -28,7 +28,7 @@ from perdure.host.snapshots import (
     worth_it,
 )
 from perdure.journal import codec
-from perdure.journal.entry import Call, Ended, Timetable
+from perdure.journal.entry import Call, Connected, Ended, Timetable
 from perdure.journal.identity import first_name
 from perdure.ref import parse_address
 from perdure.store.base import Blob, Checkpoint, ObjectRow, Segment, Stored, Suspended
@@ -214,11 +214,12 @@ class Checkpointer:
         snapshot = stored.row if stored is not None else None
         if stored is not None and newest_seq(stored) >= last_seq:
             wake_at, status = stored.row.wake_at, stored.row.status
+            connections = stored.row.connections
         elif last is not None:
-            wake_at, status = last.wake_at, ""
+            wake_at, status, connections = last.wake_at, "", last.connections
         else:
             assert known is not None
-            wake_at, status = known.wake_at, known.status
+            wake_at, status, connections = known.wake_at, known.status, known.connections
         if known is not None:
             kind, key, created = known.kind, known.key, known.created
         else:
@@ -246,6 +247,7 @@ class Checkpointer:
             updated=updated,
             version=version,
             snapshot=snapshot.snapshot if snapshot is not None else None,
+            connections=connections,
         )
         return row, stored, lsn
 
@@ -312,7 +314,7 @@ def _is_gone(entries: list[bytes], before: bool) -> bool:
         entry = codec.decode_entry(body)
         if isinstance(entry.event, Ended):
             return True
-        if isinstance(entry.event, (Call, Timetable)) and not entry.undone:
+        if isinstance(entry.event, (Call, Connected, Timetable)) and not entry.undone:
             return False
     return before
 

@@ -34,6 +34,7 @@ from perdure.host.delivery import RETRY_S, Delivery
 from perdure.host.effects import Effects
 from perdure.host.inbox import Inbox
 from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
+from perdure.host.lines import Lines
 from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
@@ -129,6 +130,7 @@ class Host:
         self.blobs = Blobs(self)
         self.surroundings.blob = self.blobs.read
         self.effects = Effects(self)
+        self.lines = Lines(self)
         self.quarantine = Quarantine(self, deaths)
         self.inbox = Inbox()
         self.timetables = Timetables(self, objects)
@@ -167,9 +169,11 @@ class Host:
         self.boot = f"{claim.epoch:x}." + self.clock.random_bytes(9).hex()
         self.log = PartitionLog(self.store, claim, self.clock, self._broken, self._lost)
         wake: dict[int, int] = {}
+        connected: dict[int, int] = {}
         for oid, entry in self.log.recover(await self.store.tail(0, claim.checkpoint)):
             wake[oid] = entry.wake_at
             self.inbox.recover(oid, entry)
+            connected[oid] = entry.connections
         await self.blobs.start()
         await self.quarantine.start()
         await self._scan_due(skip=wake.keys())
@@ -181,6 +185,7 @@ class Host:
             self._scan = asyncio.get_running_loop().create_task(self._keep_scanning())
         self.delivery.all_messages()
         self.timetables.start()
+        self.lines.start(connected)
 
     async def drain(self) -> None:
         """Take nothing new, let what runs come to disk, and snapshot everything."""
@@ -189,6 +194,7 @@ class Host:
         if self._scan is not None:
             self._scan.cancel()
         self.residency.close()
+        self.lines.close()
         await self.effects.close()
         await asyncio.gather(*self._kept, return_exceptions=True)
         try:
@@ -239,6 +245,8 @@ class Host:
         self.replayed += activation.replayed
         self.asleep.pop(activation.machine.oid, None)
         self.residency.add(activation)
+        if activation.connected:
+            self.lines.loaded(activation)
 
     def remove(self, activation: Activation) -> None:
         """Take an activation out of the table."""

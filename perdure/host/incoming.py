@@ -10,11 +10,12 @@ import msgspec
 from perdure.errors import PerdureError
 from perdure.failure import Failure, failure_of
 from perdure.host.failures import decode_failure
-from perdure.journal.entry import JSON, Answered
+from perdure.journal.entry import JSON, Answered, Event
 from perdure.object import Handler, Kind
 from perdure.serde import Arguments
 
 if TYPE_CHECKING:
+    from perdure.host.activation import Activation
     from perdure.host.host import Host
 
 
@@ -68,6 +69,11 @@ class IncomingCall(msgspec.Struct, eq=False):
     answer: Answer | None = None
     items: list[bytes] | None = None
     """Those of a query that streams: they are there at once."""
+
+    def enter(self, activation: Activation) -> Event | None:
+        """The event for its turn, of what is no call but comes in as one does (lines.py); None if
+        it needs none, or was refused."""
+        raise NotImplementedError
 
     def refuse(self, error: BaseException) -> None:
         """Answer with an error; nothing ran, or nothing of it is left."""

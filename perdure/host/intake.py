@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.access import Action, ActionKind
 from perdure.errors import IdempotencyMismatch, Overloaded
 from perdure.failure import failure_of
+from perdure.host import ephemeral
 from perdure.host.following import take_up
 from perdure.host.incoming import Acceptance, Answer, IncomingCall, answer_of
 from perdure.host.querying import run_query
@@ -33,8 +34,12 @@ def admit(activation: Activation, call: IncomingCall) -> Call | None:
     host = activation.host
     activation.used_ns = now = host.now_ns()
     handler = call.handler
-    if machine.kind.authorizes and not _authorized(activation, call, now):
-        return None
+    if machine.kind.authorizes:
+        kind: ActionKind = "query" if handler.query else "call"
+        if call.format == HTTP:
+            kind = "request"
+        if not is_authorized(activation, call, kind, handler.name, now):
+            return None
     if handler.query:
         _query(activation, call, now)
         return None
@@ -147,14 +152,12 @@ def _remembered(activation: Activation, call: IncomingCall, digest: int, now: in
 # --- what leaves no entry
 
 
-def _authorized(activation: Activation, call: IncomingCall, now: int) -> bool:
-    """Ask the object's own `authorize`, on its memory as it is."""
+def is_authorized(
+    activation: Activation, call: IncomingCall, kind: ActionKind, handler: str | None, now: int
+) -> bool:
+    """Ask the object's own `authorize`, on its memory as it is; what it refuses is refused."""
     machine = activation.machine
-    ref = Ref(machine.kind.name, machine.key)
-    kind: ActionKind = "query" if call.handler.query else "call"
-    if call.format == HTTP:
-        kind = "request"
-    action = Action(kind, ref, call.handler.name)
+    action = Action(kind, Ref(machine.kind.name, machine.key), handler)
     try:
         authorize = machine.kind.cls.authorize  # type: ignore[attr-defined]
         run_query(machine, authorize, ((call.principal, action), {}), now, deep=False)
@@ -179,6 +182,8 @@ def _query(activation: Activation, call: IncomingCall, now: int) -> None:
             call.refuse(activation.refusal or overloaded(activation))
             return
         slot.begin(machine.address, told)
+    if handler.ephemeral:
+        machine.passing = []
     gc.disable()
     try:
         result = run_query(machine, handler.function, call.args, now, deep=host.settings.debug)
@@ -192,8 +197,11 @@ def _query(activation: Activation, call: IncomingCall, now: int) -> None:
         call.answer = Answer("", b"", failure_of(error, debug=host.settings.debug))
     finally:
         gc.enable()
+        passing, machine.passing = machine.passing, None
         if slot is not None:
             slot.end()
+    if passing and call.answer.failure is None:
+        ephemeral.send(activation, passing)
     if activation.last_lsn > host.log.tail:
         host.log.after(activation.last_lsn, call)
     else:

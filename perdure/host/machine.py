@@ -22,8 +22,17 @@ from perdure.errors import (
     UnknownHandler,
 )
 from perdure.failure import Failure, exception_of, failure_of
-from perdure.host import cancelling, promises, schedules, stepping, streams, watching
-from perdure.host.asking import Asking, Surroundings
+from perdure.host import (
+    cancelling,
+    promises,
+    schedules,
+    sessions,
+    stepping,
+    streams,
+    watching,
+)
+from perdure.host.asking import Surroundings
+from perdure.host.connecting import Connecting
 from perdure.host.failures import (
     decode_failure,
     encode_failure,
@@ -37,6 +46,7 @@ from perdure.host.task import Task
 from perdure.journal.entry import (
     HTTP,
     PICKLE,
+    TEXT,
     Answered,
     Call,
     Cancel,
@@ -65,7 +75,7 @@ if TYPE_CHECKING:
 _set_running_loop = asyncio._set_running_loop
 
 
-class Machine(Asking):
+class Machine(Connecting):
     """The durable memory of one object, and the rules by which an event changes it."""
 
     __slots__ = (
@@ -230,11 +240,20 @@ class Machine(Asking):
             or self.holder is not None
             or (self.queue is not None and not self.kind.reentrant)
         ):
-            if self.queue is None:
-                self.queue = deque()
-            self.queue.append(event)
+            self.enqueue(event)
             return
         self.begin(event, arguments)
+
+    def enqueue(self, call: Call) -> None:
+        """Let a call wait until the object is free."""
+        if self.queue is None:
+            self.queue = deque()
+        self.queue.append(call)
+
+    def must_queue(self) -> bool:
+        """Whether what comes now has to wait: for `on_create`, or for the call that holds it."""
+        waits = self.queue is not None and not self.kind.reentrant
+        return self.creating or self.holder is not None or waits
 
     def _started(self, event: Started) -> None:
         # It may come late: the host asked for it before something else changed the queue.
@@ -243,7 +262,10 @@ class Machine(Asking):
         assert self.queue is not None
         call = self.queue.popleft()
         self.queue = self.queue or None
-        self.begin(call, None)
+        if call.format >= TEXT:
+            sessions.begin(self, call)
+        else:
+            self.begin(call, None)
 
     def create(self, event: Call) -> bool:
         try:
@@ -392,6 +414,7 @@ class Machine(Asking):
 
     def _end(self, event: Ended) -> None:
         if self.instance is not None:
+            sessions.end_all(self)
             error = Conflict(f"{self.address} was deleted while the call was under way")
             failure = failure_of(error)
             running = [call.event for call in (self.running or {}).values()]
@@ -427,6 +450,7 @@ class Machine(Asking):
         self.running = self.asked = self.steps = self.step_notes = self.kept = None
         self.streamed = self.cancelled = self.deadlines = None
         self.holder = self.queue = None
+        self.connections = self.leaving = None
         self.creating = False
 
     # --- answers
@@ -439,6 +463,9 @@ class Machine(Asking):
             failure, error = cancelling.ended(self, event, failure, error)
         if error is not None and self.surroundings.on_error is not None:
             self.surroundings.on_error(event, error)
+        if event.format >= TEXT:
+            sessions.answered(self, event, failure, error)
+            return
         if event.schedule:
             schedules.report(self, event, failure, error)
             why = b"" if failure is None else encode_failure(failure)
@@ -542,6 +569,7 @@ EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Resolved: promises.resolved,
     Cancel: cancelling.cancel,
     Timetable: schedules.timetable,
+    **sessions.EVENTS,
 }
 """What each kind of event but a call does; the modules of what an object can do besides add theirs
 (host.py imports them)."""

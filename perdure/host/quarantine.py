@@ -7,6 +7,7 @@ run a fourth time. What is addressed to the object stays in the outbox until it 
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -16,11 +17,15 @@ from perdure.errors import Conflict, DivergenceError, ObjectQuarantined, Perdure
 from perdure.failure import failure_of
 from perdure.host.failures import encode_failure, skipped_error
 from perdure.host.incoming import IncomingCall
+from perdure.host.sessions import FAILED
 from perdure.journal.entry import (
     Call,
     Cancel,
+    Connected,
+    Disconnected,
     Event,
     Fired,
+    Received,
     Refused,
     Reply,
     Skipped,
@@ -29,7 +34,7 @@ from perdure.journal.entry import (
 )
 from perdure.journal.identity import oid_of
 from perdure.ref import format_address
-from perdure.store.base import Checkpoint, ObjectRow
+from perdure.store.base import Checkpoint
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
@@ -176,10 +181,9 @@ class Quarantine:
             return
         row = stored.row
         detail = self.objects.get(oid, "")
-        changed = ObjectRow(
-            row.oid, row.kind, row.key, row.seq, row.last, row.wake_at,
-            "quarantined" if detail else "", detail, row.created, row.updated, row.version, None,
-        )  # fmt: skip
+        changed = dataclasses.replace(
+            row, status="quarantined" if detail else "", detail=detail, snapshot=None
+        )
         await host.store.checkpoint(Checkpoint(host.log.part, host.log.epoch, [changed]))
 
     def list(self) -> list[dict[str, Any]]:
@@ -240,4 +244,10 @@ def _in_place_of(event: Event, address: str) -> Event:
         return Skipped("call", event.source, event.answer_to, event.caller)
     if isinstance(event, Cancel):
         return Skipped("cancel", event.source, event.answer_to, event.caller)
+    if isinstance(event, Received):
+        return Disconnected(event.conn, FAILED, "an operator skipped its message")
+    if isinstance(event, Connected):
+        return Skipped("connect")
+    if isinstance(event, Disconnected):
+        return Disconnected(event.conn, event.code, event.reason, silent=True)
     return event

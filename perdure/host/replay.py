@@ -27,10 +27,13 @@ from perdure.journal.entry import (
     BODY_KEPT_MAX,
     RULES,
     Answered,
+    Broadcast,
     Call,
     Cancel,
+    Closed,
     Command,
     Entry,
+    Framed,
     Item,
     Planned,
     Promised,
@@ -41,6 +44,7 @@ from perdure.journal.entry import (
     StepAsked,
     Yielded,
     shortened,
+    shortened_message,
     without_arguments,
 )
 from perdure.store.base import Segment
@@ -180,6 +184,8 @@ def _equivalent(new: Command, old: Command) -> bool:
             long_pickle = new.body[:1] == b"\x80" and len(new.body) > BODY_KEPT_MAX
             return shortened(new) == old or long_pickle
         return _same_bytes(new.ok, new.body, old.body)
+    if isinstance(new, (Framed, Broadcast)) and type(new) is type(old) and old.size:
+        return shortened_message(new) == old
     if isinstance(new, StepAsked) and isinstance(old, StepAsked):
         if old.size:
             # Of long arguments the checksum is kept, as of a long answer.
@@ -255,6 +261,14 @@ def tell_command(command: Command) -> str:
     if isinstance(command, Planned):
         due = f"at {iso(command.next_ns)}" if command.next_ns else "never again"
         return f"{command.id} {due}"
+    if isinstance(command, (Framed, Broadcast)):
+        what = f"{command.size} bytes" if command.size else _short(command.body)
+        if isinstance(command, Framed):
+            return f"message to {command.conn} {what}"
+        some = "all" if command.to is None else f"{len(command.to)}"
+        return f"message to {some}{' but some' if command.but else ''} {what}"
+    if isinstance(command, Closed):
+        return f"close {command.conn} {command.code} {command.reason}".rstrip()
     if isinstance(command, StepAsked):
         return f"step {command.name.rpartition(':')[2]}{_short(command.body)}"
     return f"drop step {command.number}"

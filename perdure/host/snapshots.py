@@ -107,6 +107,7 @@ def _row(host: Host, machine: Machine, seq: int, snapshot: bytes | None, wake_at
         updated=machine.now_ns,
         version=machine.kind.version or host.version,
         snapshot=snapshot,
+        connections=len(machine.connections or ()),
     )
 
 

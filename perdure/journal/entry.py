@@ -8,6 +8,7 @@ renamed or moved: journals of every release stay readable (tests/golden).
 from __future__ import annotations
 
 import zlib
+from typing import TypeVar
 
 import msgspec
 
@@ -15,9 +16,12 @@ JSON = 0
 """The body is JSON as it came over HTTP."""
 PICKLE = 1
 """The body was pickled by an object or a program of the same app (suspend/heap.py)."""
-
 HTTP = 2
 """The body is a whole HTTP request for `on_request` (host/raw_requests.py)."""
+TEXT = 16
+"""The call is a hook of a connection (host/sessions.py), and the body the text of its message."""
+BINARY = 17
+"""The same, and the body is its bytes."""
 
 RULES = 1
 """How turns run now; a replayed turn runs by the rules that its entry names.
@@ -153,7 +157,7 @@ class Skipped(msgspec.Struct, array_like=True, frozen=True, tag="skipped"):
     """An operator had an event set aside: it counts as delivered, and nothing ran."""
 
     what: str
-    """`call` or `timer`."""
+    """`call`, `timer` or `connect`."""
     source: MessageId | None = None
     answer_to: int = 0
     caller: str = ""
@@ -189,6 +193,39 @@ class Timetable(msgspec.Struct, array_like=True, frozen=True, tag="timetable"):
     """From now on these are the schedules that the object's class declares for it."""
 
     ticks: list[Tick]
+class Connected(msgspec.Struct, array_like=True, frozen=True, tag="connected"):
+    """A client wants to be connected."""
+
+    id: str
+    """Of the call that `on_connect` is."""
+    path: str
+    query: dict[str, str]
+    headers: dict[str, str]
+    principal: bytes = b""
+    subprotocols: list[str] = []
+    """What the client offers, without those that are the gateway's own."""
+    resumable: bool = False
+    """It speaks the resume protocol."""
+
+
+class Received(msgspec.Struct, array_like=True, frozen=True, tag="received"):
+    """A message of a connection."""
+
+    conn: str
+    body: bytes
+    text: bool
+    number: int = 0
+    """Of a connection that can be resumed, the place of the message: 1, 2, 3 …"""
+
+
+class Disconnected(msgspec.Struct, array_like=True, frozen=True, tag="disconnected"):
+    """A connection has ended, or its line was lost and nobody came back."""
+
+    conn: str
+    code: int
+    reason: str = ""
+    silent: bool = False
+    """Without `on_disconnect`: it has ended the process, and an operator has skipped it."""
 
 
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
@@ -227,6 +264,9 @@ Event = (
     | Timetable
     | Cancel
     | Upgraded
+    | Connected
+    | Received
+    | Disconnected
 )
 
 
@@ -319,7 +359,51 @@ class Planned(msgspec.Struct, array_like=True, frozen=True, tag="planned"):
     """The tick that runs in this turn; 0: none."""
 
 
-Command = Answered | Yielded | Sent | StepAsked | StepDropped | Promised | Settled | Planned
+class Framed(msgspec.Struct, array_like=True, frozen=True, tag="frame"):
+    """A message to one connection."""
+
+    conn: str
+    body: bytes
+    text: bool
+    size: int = 0
+    checksum: int = 0
+    """Of a body that was left out for its length, where nobody can ask for it again."""
+
+
+class Broadcast(msgspec.Struct, array_like=True, frozen=True, tag="broadcast"):
+    """A message to many connections."""
+
+    body: bytes
+    text: bool
+    to: list[str] | None = None
+    """These; None: all that are open."""
+    but: list[str] = []
+    """Without these."""
+    size: int = 0
+    checksum: int = 0
+
+
+class Closed(msgspec.Struct, array_like=True, frozen=True, tag="close"):
+    """The object is done with a connection."""
+
+    conn: str
+    code: int
+    reason: str = ""
+
+
+Command = (
+    Answered
+    | Yielded
+    | Sent
+    | StepAsked
+    | StepDropped
+    | Promised
+    | Settled
+    | Planned
+    | Framed
+    | Broadcast
+    | Closed
+)
 
 
 class Entry(msgspec.Struct, array_like=True, frozen=True):
@@ -344,6 +428,8 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     another order than before, so a replay that comes from further back goes through bytes here."""
     rules: int = 0
     """By which of the RULES below it ran; 0 in journals of 0.1."""
+    connections: int = 0
+    """How many connections are open after the turn."""
 
 
 def shortened(answered: Answered) -> Answered:
@@ -355,3 +441,10 @@ def without_arguments(asked: StepAsked) -> StepAsked:
     """A step with long arguments as an entry keeps it: their length and checksum."""
     size, checksum = len(asked.body), zlib.crc32(asked.body)
     return msgspec.structs.replace(asked, body=b"", size=size, checksum=checksum)
+M = TypeVar("M", bound=Framed | Broadcast)
+
+
+def shortened_message(message: M) -> M:
+    """A long message to connections that cannot be resumed, as an entry keeps it."""
+    body = message.body
+    return msgspec.structs.replace(message, body=b"", size=len(body), checksum=zlib.crc32(body))

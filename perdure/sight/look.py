@@ -14,6 +14,7 @@ import msgspec
 import structlog
 
 from perdure.clock import iso
+from perdure.connection import Connection
 from perdure.errors import NotSerializable, ReadOnlyError, UnknownKind, UnknownObject
 from perdure.host import schedules
 from perdure.host.activation import Activation
@@ -25,10 +26,13 @@ from perdure.journal import codec
 from perdure.journal.entry import (
     Call,
     Cancel,
+    Connected,
+    Disconnected,
     Ended,
     Entry,
     Fired,
     Item,
+    Received,
     Refused,
     Reply,
     Resolved,
@@ -195,6 +199,9 @@ def _look(activation: Activation, *, compare: bool) -> dict[str, Any]:
             *(_scheduled(one) for one in (machine.schedules or {}).values() if not one.next),
         ]
         seen["waits"] = tell_waits(machine)
+        seen["connections"] = [
+            _connection(activation, conn) for conn in (machine.connections or {}).values()
+        ]
         seen["steps"] = [_step(waited) for waited in (machine.steps or {}).values()]
 
     host = activation.host
@@ -221,6 +228,20 @@ def _step(waited: Waited) -> dict[str, Any]:
         "id": waited.asked.id,
         "attempt": waited.asked.attempt,
         "since": iso(waited.since),
+    }
+
+
+def _connection(activation: Activation, conn: Connection) -> dict[str, Any]:
+    lines = activation.host.lines.open.get(activation.machine.oid, {})
+    return {
+        "id": conn.id,
+        "path": conn.path,
+        "query": conn.query,
+        "tags": sorted(conn.tags),
+        "state": plain(conn.state),
+        "since": iso(conn._since),
+        "resumable": conn._resumable,
+        "line": "open" if conn.id in lines else "lost",
     }
 
 
@@ -370,3 +391,9 @@ def event_of(entry: Entry) -> tuple[str, str]:
             return "upgrade", f"from version {event.before}"
         case Skipped():
             return "skip", event.what
+        case Connected():
+            return "connect", event.path
+        case Received():
+            return "message", f"{event.conn} {short_body(event.body, 400)}"
+        case Disconnected():
+            return "disconnect", f"{event.conn} {event.code} {event.reason}".rstrip()

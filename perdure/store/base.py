@@ -93,6 +93,8 @@ class ObjectRow:
     """The code version of the last turn in history."""
     snapshot: bytes | None = field(repr=False)
     """None: there is none yet, or the object is deleted. `scan` and `due` leave it out."""
+    connections: int = 0
+    """How many connections are open after the last turn."""
 
 
 class Segment(NamedTuple):
@@ -255,6 +257,10 @@ class Store(Protocol):
 
     async def due(self, parts: Sequence[int], before: int, limit: int) -> list[ObjectRow]:
         """Objects with 0 < wake_at <= before and status ``, the earliest first, then by oid."""
+        ...
+
+    async def connected(self, part: int, after: int, limit: int) -> list[ObjectRow]:
+        """Objects of a partition with open connections and an oid behind `after`, by oid."""
         ...
 
     async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:

@@ -159,6 +159,15 @@ class MemoryStore:
         ]
         return sorted(waiting, key=lambda row: (row.wake_at, row.oid))[:limit]
 
+    async def connected(self, part: int, after: int, limit: int) -> list[ObjectRow]:
+        """By looking at every row."""
+        found = [
+            replace(row, snapshot=None)
+            for home, row in self._rows.values()
+            if home == part and row.connections > 0 and row.oid > after
+        ]
+        return sorted(found, key=lambda row: row.oid)[:limit]
+
     async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
         """An object's segments."""
         return self._segments_behind(oid, after)[:limit]

@@ -299,7 +299,7 @@ class SqliteStore:
         for row in slice_.rows:
             values = (
                 *(row.oid, slice_.part, row.kind, row.key, row.last, row.wake_at, row.status),
-                *(row.detail, row.created, row.updated, row.version),
+                *(row.detail, row.created, row.updated, row.version, row.connections),
             )
             if row.snapshot is not None:
                 rows.append((*values, row.seq))
@@ -410,6 +410,10 @@ class SqliteStore:
         """From an index that holds the waiting objects alone."""
         found = self._read(sql.due(len(parts)), (before, *parts, limit))
         return [ObjectRow(*row) for row in found]
+
+    async def connected(self, part: int, after: int, limit: int) -> list[ObjectRow]:
+        """From an index that holds the objects with connections alone."""
+        return [ObjectRow(*row) for row in self._read(sql.CONNECTED, (part, after, limit))]
 
     async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
         """From the index of segments."""

@@ -25,7 +25,7 @@ _COLUMNS = (
 )
 
 LOAD = f"""
-SELECT {_COLUMNS}, snapshot.body, suspended.seq, suspended.body
+SELECT {_COLUMNS}, snapshot.body, connections, suspended.seq, suspended.body
   FROM object LEFT JOIN snapshot USING (oid) LEFT JOIN suspended USING (oid)
  WHERE oid = ? AND part = ?"""
 # Segments do not overlap, so the one that holds turn `after` is the last that begins at or before.
@@ -37,12 +37,13 @@ SELECT oid, first, last, body FROM segment
 
 _PUT = """
 INSERT INTO object
-    (oid, part, kind, key, last, wake_at, status, detail, created, updated, version, seq)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (oid, part, kind, key, last, wake_at, status, detail, created, updated, version, connections,
+     seq)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT (oid) DO UPDATE SET
     part = excluded.part, last = excluded.last, wake_at = excluded.wake_at,
     status = excluded.status, detail = excluded.detail, created = excluded.created,
-    updated = excluded.updated, version = excluded.version"""
+    updated = excluded.updated, version = excluded.version, connections = excluded.connections"""
 PUT_ROW = _PUT + ", seq = excluded.seq"
 # The snapshot stays as it is, and with it the seq it was taken at.
 PUT_ROW_ALONE = _PUT
@@ -57,6 +58,10 @@ FORGET = "DELETE FROM segment WHERE oid = ? AND last <= ?"
 MOVE_CHECKPOINT = "UPDATE part SET checkpoint = ? WHERE part = ?"
 DROP_OUTBOX = "DELETE FROM outbox WHERE part = ?"
 PUT_OUTBOX = "INSERT INTO outbox (part, n, body) VALUES (?, ?, ?)"
+
+CONNECTED = f"""
+SELECT {_COLUMNS}, NULL, connections FROM object
+ WHERE connections > 0 AND part = ? AND oid > ? ORDER BY oid LIMIT ?"""
 
 PUT_VERSION = "INSERT OR IGNORE INTO version (version, bundle, created) VALUES (?, ?, ?)"
 GET_VERSION = "SELECT bundle FROM version WHERE version = ?"
@@ -80,7 +85,7 @@ def due(parts: int) -> str:
     """For `parts` partitions; the first condition is that of the index."""
     places = ", ".join("?" * parts)
     return f"""
-SELECT {_COLUMNS}, NULL FROM object
+SELECT {_COLUMNS}, NULL, connections FROM object
  WHERE wake_at > 0 AND status = '' AND wake_at <= ? AND part IN ({places})
  ORDER BY wake_at, oid LIMIT ?"""
 
@@ -113,7 +118,8 @@ def scan(
     else:
         add("+status = ''")
     where = " AND ".join(conditions)
-    statement = f"SELECT {_COLUMNS}, NULL FROM object WHERE {where} ORDER BY kind, key LIMIT ?"
+    order = "ORDER BY kind, key LIMIT ?"
+    statement = f"SELECT {_COLUMNS}, NULL, connections FROM object WHERE {where} {order}"
     return statement, [*values, limit]
 
 

@@ -148,6 +148,10 @@ class FaultyStore:
         """See `Store`."""
         return await self._waited("due", self.inner.due(parts, before, limit))
 
+    async def connected(self, part: int, after: int, limit: int) -> list[ObjectRow]:
+        """See `Store`."""
+        return await self._waited("connected", self.inner.connected(part, after, limit))
+
     async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
         """See `Store`."""
         return await self._waited("history", self.inner.history(part, oid, after, limit))

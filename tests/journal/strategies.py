@@ -7,17 +7,23 @@ from hypothesis import strategies as st
 from perdure.journal.codec import Message
 from perdure.journal.entry import (
     Answered,
+    Broadcast,
     Call,
     Cancel,
+    Closed,
     Command,
+    Connected,
+    Disconnected,
     Ended,
     Entry,
     Event,
     Fired,
+    Framed,
     Item,
     MessageId,
     Planned,
     Promised,
+    Received,
     Refused,
     Reply,
     Resolved,
@@ -37,6 +43,7 @@ from perdure.journal.entry import (
 )
 
 OIDS = st.integers(0, 2**63 - 1)
+CODES = st.integers(1000, 4999)
 NUMBERS = st.integers(0, 2**63 - 1)
 TEXTS = st.text(max_size=20)
 BODIES = st.binary(max_size=64)
@@ -112,6 +119,20 @@ EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
     ),
     Resolved: RESOLUTIONS,
     Upgraded: st.builds(Upgraded, before=TEXTS),
+    Connected: st.builds(
+        Connected,
+        id=TEXTS,
+        path=TEXTS,
+        query=st.dictionaries(TEXTS, TEXTS, max_size=2),
+        headers=st.dictionaries(TEXTS, TEXTS, max_size=2),
+        principal=BODIES,
+        subprotocols=st.lists(TEXTS, max_size=2),
+        resumable=st.booleans(),
+    ),
+    Received: st.builds(Received, conn=TEXTS, body=BODIES, text=st.booleans(), number=NUMBERS),
+    Disconnected: st.builds(
+        Disconnected, conn=TEXTS, code=CODES, reason=TEXTS, silent=st.booleans()
+    ),
     Cancel: CANCELS,
     Timetable: st.builds(Timetable, ticks=st.lists(TICKS, max_size=3)),
 }
@@ -128,6 +149,24 @@ COMMANDS: dict[type[Command], st.SearchStrategy[Command]] = {
         checksum=st.integers(0, 2**32 - 1),
     ),
     Sent: SENT,
+    Framed: st.builds(
+        Framed,
+        conn=TEXTS,
+        body=BODIES,
+        text=st.booleans(),
+        size=NUMBERS,
+        checksum=st.integers(0, 2**32 - 1),
+    ),
+    Broadcast: st.builds(
+        Broadcast,
+        body=BODIES,
+        text=st.booleans(),
+        to=st.none() | st.lists(TEXTS, max_size=2),
+        but=st.lists(TEXTS, max_size=2),
+        size=NUMBERS,
+        checksum=st.integers(0, 2**32 - 1),
+    ),
+    Closed: st.builds(Closed, conn=TEXTS, code=CODES, reason=TEXTS),
     StepAsked: st.builds(
         StepAsked,
         number=NUMBERS,
@@ -156,6 +195,7 @@ ENTRIES = st.builds(
     address=TEXTS,
     undone=st.booleans(),
     reloaded=st.booleans(),
+    connections=NUMBERS,
 )
 
 FRAMES = st.lists(st.tuples(OIDS, ENTRIES), max_size=4)
