@@ -58,7 +58,7 @@ _DISCONNECT = "on_disconnect"
 def connected(machine: Machine, event: Connected) -> None:
     """A client wants in: it is there while `on_connect` runs, and may be sent away by it."""
     call = Call(event.id, _CONNECT, TEXT, b"", "", event.principal)
-    if machine.instance is None and not machine._create(call):
+    if machine.instance is None and not machine.create(call):
         return
     principal = heap.loads(event.principal) if event.principal else None
     conn = Connection(
