@@ -30,6 +30,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "state": ("perdure.cli.past:state", "Show an object's state as it was at a turn or time."),
     "diff": ("perdure.cli.past:diff", "Show what changed between two turns."),
     "errors": ("perdure.cli.past:errors", "Show what was raised, with locals as they were."),
+    "connect": ("perdure.cli.sockets:connect", "Talk to an object over a socket."),
+    "tail": ("perdure.cli.sockets:tail", "Print what an object sends to its connections."),
     "delete": ("perdure.cli.objects:delete", "End an object: its state and its timers."),
     "quarantine": ("perdure.cli.quarantine:quarantine", "Objects that were set aside."),
     "doctor": ("perdure.cli.doctor:doctor", "Which objects could not be loaded, and why."),

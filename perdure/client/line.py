@@ -89,6 +89,8 @@ class Connection:
         self._received: asyncio.Queue[Data | None] = asyncio.Queue(_RECEIVED_MAX)
         self._opened: asyncio.Future[None]
         self._to_send = asyncio.Event()
+        self._settled = asyncio.Event()
+        """Something was acknowledged, or has left; or nothing more will."""
         self._socket: ClientConnection | None = None
         self._error: BaseException | None = None
         self._leaving: tuple[int, str] | None = None
@@ -153,7 +155,8 @@ class Connection:
         """
         self._check_open()
         while len(self._session.unacknowledged) >= _UNACKNOWLEDGED_MAX:
-            await asyncio.sleep(0.05)
+            self._settled.clear()
+            await self._settled.wait()
             self._check_open()
         self._session.send(data)
         self._to_send.set()
@@ -167,6 +170,13 @@ class Connection:
         self._check_open()
         self._session.send_ephemeral(data)
         self._to_send.set()
+
+    async def acknowledged(self) -> None:
+        """Wait until the server has on disk what was sent. Raises ConnectionEnded."""
+        while self._session.unacknowledged or self._session.outgoing:
+            self._check_open()
+            self._settled.clear()
+            await self._settled.wait()
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """Leave: the connection ends at once."""
@@ -256,6 +266,7 @@ class Connection:
                 await self._received.put(data)
             case Ephemeral(data) if self.on_ephemeral is not None:
                 self.on_ephemeral(data)
+        self._settled.set()
         if self._session.outgoing:
             self._to_send.set()
 
@@ -279,6 +290,7 @@ class Connection:
             frames, session.outgoing = session.outgoing, []
             for frame in frames:
                 await socket.send(frame)
+            self._settled.set()
 
     def _become(self, status: Status) -> None:
         if status != self.status:
@@ -298,6 +310,7 @@ class Connection:
             # The end is told before what nobody has read in all that time would be.
             self._received.get_nowait()
         self._received.put_nowait(None)
+        self._settled.set()
         self._become("closed")
 
 
