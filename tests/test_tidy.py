@@ -23,7 +23,7 @@ GROUND = "serde"
 SUPERVISOR = "supervisor"
 # What other programs import: it speaks to a server and stands on no layer.
 CLIENT = "client"
-COMPOSERS = {"cli", "testing"}
+COMPOSERS = {"cli", "operations", "testing"}
 COMPOSING_FILES = {"__init__.py", "node.py", "app.py"}
 
 LONGEST_FILE = 600

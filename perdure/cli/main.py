@@ -35,6 +35,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "delete": ("perdure.cli.objects:delete", "End an object: its state and its timers."),
     "quarantine": ("perdure.cli.quarantine:quarantine", "Objects that were set aside."),
     "doctor": ("perdure.cli.doctor:doctor", "Which objects could not be loaded, and why."),
+    "backup": ("perdure.cli.copies:backup", "Copy a store while it is served."),
+    "restore": ("perdure.cli.copies:restore", "Make a store from a copy, as of any time."),
     "fsck": ("perdure.cli.fsck:fsck", "Check a data directory, and cut a damaged log."),
     "version": ("perdure.cli.version:version", "Print the version."),
 }

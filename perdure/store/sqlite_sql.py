@@ -51,9 +51,8 @@ PUT_SNAPSHOT = "INSERT OR REPLACE INTO snapshot (oid, body) VALUES (?, ?)"
 DROP_SNAPSHOT = "DELETE FROM snapshot WHERE oid = ?"
 PUT_SUSPENDED = "INSERT OR REPLACE INTO suspended (oid, seq, body) VALUES (?, ?, ?)"
 DROP_SUSPENDED = "DELETE FROM suspended WHERE oid = ?"
-PUT_SEGMENT = """
-INSERT INTO segment (oid, first, last, body) VALUES (?, ?, ?, ?)
-ON CONFLICT (oid, first) DO UPDATE SET last = excluded.last, body = excluded.body"""
+# A segment that is written anew gets a new number: by that a backup knows that it has changed.
+PUT_SEGMENT = "INSERT OR REPLACE INTO segment (oid, first, last, body) VALUES (?, ?, ?, ?)"
 FORGET = "DELETE FROM segment WHERE oid = ? AND last <= ?"
 MOVE_CHECKPOINT = "UPDATE part SET checkpoint = ? WHERE part = ?"
 DROP_OUTBOX = "DELETE FROM outbox WHERE part = ?"
