@@ -82,8 +82,8 @@ class Inside(Protocol):
         """Note that an attempt has failed, and when the next one comes, to be seen in `show`."""
         ...
 
-    def step_goes_on(self, step_id: str) -> None:
-        """The wait for the next attempt is over."""
+    def step_over(self, step_id: str) -> None:
+        """There will be no further attempt."""
         ...
 
     def next_step_id(self) -> str: ...

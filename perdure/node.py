@@ -174,7 +174,7 @@ class Node:
     ) -> str:
         """Tell an object; returns the call id when it is on disk."""
         answer = await self._answer(kind, key, handler, args, kwargs, keep=True)
-        if answer.failure is not None and not answer.call_id:
+        if answer.failure is not None:  # refused, or taken back by a commit that failed
             raise raised_by(answer.failure)
         return answer.call_id
 

@@ -351,17 +351,21 @@ async def _tries(made: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> A
     assert turn is not None
     id_ = turn.next_step_id()
     attempt = 1
-    while True:
-        try:
-            return await turn.request_step(
-                made.name, args, kwargs, id_, attempt, made.timeout, once=not made.repeat
-            )
-        except Exception as error:
-            if not _again(turn, made, id_, attempt, error):
-                raise
-            delay_s = _delay_s(turn, made, id_, attempt, error)
-        await _pause(turn, id_, delay_s)
-        attempt += 1
+    try:
+        while True:
+            try:
+                return await turn.request_step(
+                    made.name, args, kwargs, id_, attempt, made.timeout, not made.repeat
+                )
+            except Exception as error:
+                if not _again(turn, made, id_, attempt, error):
+                    raise
+                delay_s = _delay_s(turn, made, id_, attempt, error)
+            await asyncio.sleep(delay_s)
+            attempt += 1
+    finally:
+        if attempt > 1 or made.retry.attempts > 1:
+            turn.step_over(id_)
 
 
 async def _items(
@@ -376,11 +380,12 @@ async def _items(
     id_ = turn.next_step_id()
     stream = turn.open_stream()
     attempt = 1
-    while True:
-        ended = turn.request_step(
-            made.name, args, kwargs, id_, attempt, made.timeout, not made.repeat, stream
-        )
-        try:
+    ended = None
+    try:
+        while True:
+            ended = turn.request_step(
+                made.name, args, kwargs, id_, attempt, made.timeout, not made.repeat, stream
+            )
             while stream.has_item() or not ended.done():
                 if not stream.has_item():
                     # Not around the yield: the time-out would strike in the consumer's own waits.
@@ -388,16 +393,18 @@ async def _items(
                         await stream.wait()
                 else:
                     yield stream.take()
-        finally:
+            error = ended.exception()
+            if error is None:
+                return
+            if not isinstance(error, Exception) or not _again(turn, made, id_, attempt, error):
+                raise error
+            async with asyncio.timeout_at(until):
+                await asyncio.sleep(_delay_s(turn, made, id_, attempt, error))
+            attempt += 1
+    finally:
+        if ended is not None:
             ended.cancel()
-        error = ended.exception()
-        if error is None:
-            return
-        if not isinstance(error, Exception) or not _again(turn, made, id_, attempt, error):
-            raise error
-        async with asyncio.timeout_at(until):
-            await _pause(turn, id_, _delay_s(turn, made, id_, attempt, error))
-        attempt += 1
+        turn.step_over(id_)
 
 
 def _again(turn: Inside, made: Step, id_: str, attempt: int, error: Exception) -> bool:
@@ -421,10 +428,3 @@ def _delay_s(turn: Inside, made: Step, id_: str, attempt: int, error: Exception)
         delay_s = after
     turn.step_failed(made.name, id_, attempt, error, delay_s)
     return delay_s
-
-
-async def _pause(turn: Inside, id_: str, delay_s: float) -> None:
-    try:
-        await asyncio.sleep(delay_s)
-    finally:
-        turn.step_goes_on(id_)

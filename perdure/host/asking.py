@@ -283,7 +283,7 @@ class Asking(ObjectLoop):
 
     open_stream = stepping.open_stream
     step_failed = stepping.note_failed
-    step_goes_on = stepping.note_goes_on
+    step_over = stepping.note_over
 
     def blob(self, name: str) -> bytes:
         """What rests under a name beside the journal."""

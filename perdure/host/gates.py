@@ -14,7 +14,8 @@ from typing import Any
 from perdure.limits import Limit
 from perdure.steps import Step
 
-# Times are floats of seconds; a place may be given this much early.
+# Times are floats of seconds. A place may be given this much early: a timer that comes at its very
+# time must not find that it is a rounding error too soon, and come again at once, for ever.
 _EPSILON_S = 1e-9
 _SWEEP_FROM = 256
 
@@ -35,7 +36,7 @@ class Gate:
         self._loop = loop
         self._concurrency = concurrency
         self._interval_s = 1 / per_second if per_second is not None else 0.0
-        self._ahead_s = (burst - 1) * self._interval_s + _EPSILON_S
+        self._ahead_s = (burst - 1) * self._interval_s
         self._due_s = 0.0
         """When the next one is due at an even pace; a burst lets it run ahead of the time."""
         self._timer: asyncio.TimerHandle | None = None
@@ -74,7 +75,7 @@ class Gate:
 
     def idle(self) -> bool:
         """Whether it might as well not be there."""
-        return not self.inside and not self.line and self._due_s <= self._loop.time()
+        return not self.inside and not self.line and self._due_s <= self._loop.time() + _EPSILON_S
 
     def close(self) -> None:
         """Nobody is let in any more."""
@@ -85,7 +86,7 @@ class Gate:
     def _has_place(self) -> bool:
         if self._concurrency is not None and self.inside >= self._concurrency:
             return False
-        return not self._interval_s or self._due_s - self._loop.time() <= self._ahead_s
+        return not self._interval_s or self._due_s - self._loop.time() <= self._ahead_s + _EPSILON_S
 
     def _take(self) -> None:
         self.inside += 1

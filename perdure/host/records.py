@@ -99,7 +99,7 @@ class StepNotes:
 
     def __init__(self) -> None:
         self.retrying: dict[str, Failed] = {}
-        """Steps between two attempts, by id."""
+        """What failed last of steps that are tried again, by id."""
         self.failed: list[Failed] = []
         """The last ones that failed for good, the newest last."""
 

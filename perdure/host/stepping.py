@@ -134,8 +134,8 @@ def note_failed(
         del notes.failed[:-FAILED_KEPT]
 
 
-def note_goes_on(machine: Asking, id_: str) -> None:
-    """The wait for the next attempt is over."""
+def note_over(machine: Asking, id_: str) -> None:
+    """There will be no further attempt."""
     notes = machine.step_notes
     if notes is not None:
         notes.retrying.pop(id_, None)

@@ -20,7 +20,6 @@ from perdure.host import schedules
 from perdure.host.activation import Activation
 from perdure.host.machine import Machine
 from perdure.host.querying import run_query
-from perdure.host.records import Waited
 from perdure.host.replay import short_body, tell_command
 from perdure.journal import codec
 from perdure.journal.entry import (
@@ -49,6 +48,7 @@ from perdure.object import Object
 from perdure.ref import Ref, format_address, parse_address
 from perdure.schedule import Schedule
 from perdure.sight.stacks import short
+from perdure.sight.steps import tell_failed, tell_steps
 from perdure.sight.waits import tell_waits
 from perdure.suspend import heap
 
@@ -164,6 +164,7 @@ async def show(host: Host, address: str) -> dict[str, Any]:
         "waits": [],
         "connections": [],
         "steps": [],
+        "failed_steps": [],
         "rebuild": None,
     }
     if status == "quarantined":
@@ -202,7 +203,8 @@ def _look(activation: Activation, *, compare: bool) -> dict[str, Any]:
         seen["connections"] = [
             _connection(activation, conn) for conn in (machine.connections or {}).values()
         ]
-        seen["steps"] = [_step(waited) for waited in (machine.steps or {}).values()]
+        seen["steps"] = tell_steps(machine, activation.host.effects)
+        seen["failed_steps"] = tell_failed(machine)
 
     host = activation.host
     if host.slot is not None:
@@ -219,16 +221,6 @@ def _look(activation: Activation, *, compare: bool) -> dict[str, Any]:
     if machine.tainted:
         activation.reload()
     return seen
-
-
-def _step(waited: Waited) -> dict[str, Any]:
-    return {
-        "name": waited.asked.name,
-        "arguments": short_body(waited.asked.body, 200),
-        "id": waited.asked.id,
-        "attempt": waited.asked.attempt,
-        "since": iso(waited.since),
-    }
 
 
 def _connection(activation: Activation, conn: Connection) -> dict[str, Any]:

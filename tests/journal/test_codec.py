@@ -39,6 +39,8 @@ BORN_WITH = {
     entry.Item: 3,
     Fired: 0,
     entry.StepDone: 3,
+    entry.StepBegun: 1,
+    entry.StepItem: 3,
     entry.Refused: 2,
     entry.Ended: 0,
     entry.Skipped: 1,
