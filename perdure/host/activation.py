@@ -40,7 +40,6 @@ from perdure.host.machine import Machine
 from perdure.host.schedules import FIRED_MAX
 from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import EVENTS as STEP_EVENTS
-from perdure.host.stepping import awaited
 from perdure.journal.codec import Message, encode_entry
 from perdure.journal.entry import (
     ARGUMENTS_KEPT_MAX,
@@ -311,7 +310,7 @@ class Activation:
         """Whether an event from inside still has to be taken. It may be offered twice: after a
         commit that failed, and when an object comes back."""
         if type(event) in STEP_EVENTS:
-            return awaited(self.machine, event)  # type: ignore[arg-type]
+            return self.host.effects.wanted(self.machine, event)  # type: ignore[arg-type]
         source = source_of(event)
         return source is None or self.host.log.undelivered(source)
 

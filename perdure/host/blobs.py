@@ -84,7 +84,13 @@ class Blobs:
         held = self._held.get(oid)
         if held is not None and name in held:
             return held[name]
-        future = self._host.store.get_blob(self._host.log.part, oid, name)
+        # The store works on the loop outside, and this is asked for in the middle of a turn.
+        turn = asyncio._get_running_loop()
+        asyncio._set_running_loop(self._host.surroundings.outer)
+        try:
+            future = self._host.store.get_blob(self._host.log.part, oid, name)
+        finally:
+            asyncio._set_running_loop(turn)
         if not future.done():
             future.cancel()
             raise BlobElsewhere(name)
@@ -104,7 +110,12 @@ class Blobs:
             await self.fetch(oid, named_in_segments(segments))
 
     def let_go(self, oid: int, name: str) -> None:
-        """It need not be at hand any more."""
+        """It need not be at hand any more, where the store gives it at once.
+
+        Elsewhere a turn to come may read it; then it stays until its object leaves memory.
+        """
+        if self.elsewhere:
+            return
         held = self._held.get(oid)
         if held is not None:
             held.pop(name, None)

@@ -25,7 +25,7 @@ from perdure.host.blobs import BLOB_FROM
 from perdure.host.failures import pickled_failure
 from perdure.host.gates import Gate, Gates
 from perdure.host.records import Waited
-from perdure.host.stepping import Blob, Stream
+from perdure.host.stepping import Blob, Stream, awaited
 from perdure.journal.entry import StepAsked, StepBegun, StepDone, StepDropped, StepItem
 from perdure.journal.log import Output
 from perdure.steps import find_step
@@ -34,6 +34,7 @@ from perdure.suspend import heap
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
     from perdure.host.host import Host
+    from perdure.host.machine import Machine
 
 logger = structlog.get_logger("perdure")
 
@@ -89,8 +90,8 @@ class Running(within.Attempt):
         self.done: StepDone | None = None
         self.index = len(stream.items) if stream is not None else 0
         """Of the next item."""
-        self.unwritten: deque[StepItem] | None = None
-        """Items that are not known to be on disk."""
+        self.unwritten: deque[tuple[StepItem, int]] | None = None
+        """Items that are not known to be on disk, each with its size."""
         self.unwritten_bytes = 0
         self.credit: asyncio.Future[None] | None = None
         """What the generator waits for before it goes on."""
@@ -122,7 +123,7 @@ class Running(within.Attempt):
             item = StepItem(number, index, body)
         if self.unwritten is None:
             self.unwritten = deque()
-        self.unwritten.append(item)
+        self.unwritten.append((item, len(body)))
         self.unwritten_bytes += len(body)
         self.effects.deliver(self.oid, item)
         while self.is_ahead():
@@ -148,9 +149,9 @@ class Running(within.Attempt):
 
     def written(self, item: StepItem) -> None:
         """An item is on disk, and so are those before it."""
-        while self.unwritten and self.unwritten[0].index <= item.index:
-            gone = self.unwritten.popleft()
-            self.unwritten_bytes -= len(gone.body)
+        while self.unwritten and self.unwritten[0][0].index <= item.index:
+            gone, size = self.unwritten.popleft()
+            self.unwritten_bytes -= size
             if gone.blob:
                 self.effects.blobs.let_go(self.oid, gone.blob)
         self.go_on()
@@ -218,6 +219,17 @@ class Effects:
         assert type(event) is StepItem
         return _Written(attempt, event)
 
+    def wanted(self, machine: Machine, event: StepDone | StepBegun | StepItem) -> bool:
+        """Whether the object still has to take an event of a step: it may be offered twice, and
+        after a commit that failed the end comes by before the items that were lost with it."""
+        if not awaited(machine, event):
+            return False
+        if type(event) is not StepDone:
+            return True
+        stream_ = machine.steps[event.number].stream  # type: ignore[index]
+        attempt = self._attempts.get((machine.oid, event.number))
+        return stream_ is None or attempt is None or attempt.index == len(stream_.items)
+
     def turned(self, oid: int) -> None:
         """The object has had a turn, and may have taken items."""
         for attempt in self.blocked.pop(oid, ()):
@@ -246,7 +258,7 @@ class Effects:
         if attempt.phase is Phase.BEGINNING:
             self.deliver(attempt.oid, StepBegun(attempt.asked.number))
         known = len(waited.stream.items) if waited.stream is not None else 0
-        for item in attempt.unwritten or ():
+        for item, _ in attempt.unwritten or ():
             if item.index >= known:
                 self.deliver(attempt.oid, item)
         if attempt.done is not None:
