@@ -31,6 +31,7 @@ FIGURES = {
     "idle": "idle_objects",
     "restart": "restart",
     "step": "steps",
+    "workflow": "workflows",
     "suspended": "suspended",
     "gateway": "front",
     "values": "serde",

@@ -47,6 +47,11 @@ class Worker(Object):
         self.done += await nothing(number)
         return self.done
 
+    async def workflow(self, steps: int) -> int:
+        for number in range(steps):
+            self.done += await nothing(number)
+        return self.done
+
     async def work_in_a_thread(self, number: int) -> int:
         self.done += await nothing_in_a_thread(number)
         return self.done
