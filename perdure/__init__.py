@@ -52,6 +52,7 @@ from perdure.errors import (
     UnknownPromise,
     UnknownTurn,
 )
+from perdure.indexed import Indexed
 from perdure.inside import Current
 from perdure.limits import Limit
 from perdure.object import Object, Transient, atomic, ephemeral, query, transient
@@ -91,6 +92,7 @@ __all__ = [
     "Forbidden",
     "HandlerError",
     "IdempotencyMismatch",
+    "Indexed",
     "InvalidClass",
     "InvalidKey",
     "JournalCorrupt",

@@ -193,6 +193,12 @@ class Node:
         """Cancel a call by its id."""
         await cancel_call(self.host, call_id, again=again)
 
+    async def find(
+        self, kind: str, where: dict[str, Any], limit: int, after: str | None
+    ) -> list[str]:
+        """Keys of the objects that meet all conditions."""
+        return [row.key for row in await self.host.index.find(kind, where, limit, after)]
+
     def _deadline_ns(self) -> int:
         """What `perdure.deadline` around the call says, in the time of objects; 0: nothing."""
         when = wanted_by()

@@ -11,11 +11,22 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from types import FunctionType
-from typing import Annotated, Any, ClassVar, Self, TypeVar, cast, get_origin, get_type_hints
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Self,
+    TypeVar,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from perdure.connection import Connection, Connections, inside_object, message_bytes
 from perdure.errors import InvalidClass, ReadOnlyError
 from perdure.hooks import hooks_of
+from perdure.indexed import INDEXED, is_indexable
 from perdure.inside import inside
 from perdure.ref import Ref, format_address, streaming
 from perdure.schedule import Missed, Rhythm, Schedule, moment
@@ -100,6 +111,23 @@ class Object:
         import secrets
 
         return cast(Self, Ref(cls.__perdure_name__, secrets.token_hex(16)))
+
+    @classmethod
+    async def find(
+        cls, *, limit: int = 100, after: object = None, **where: Any
+    ) -> list[Self]:
+        """Refs of the objects whose Indexed attributes are so, in the order of their keys.
+
+        `await Order.find(status="open")`; several conditions hold together. `total__ge=100`
+        compares: `lt`, `le`, `gt`, `ge`, `prefix` (of texts) and `in` (any of several values). At
+        most `limit`; `after` is a key or ref to go on behind. What a turn changed is found once
+        it is on disk; inside an object the answer is recorded, like that of a step.
+
+        Raises BadArguments for an attribute that is not Indexed.
+        """
+        from perdure.finding import find
+
+        return cast(list[Self], await find(cls.__perdure_name__, where, limit, after))
 
     @property
     def key(self) -> str:
@@ -312,6 +340,8 @@ class Kind:
         self.read_only = _read_only_twin(cls)
         """The class an object has while a query runs in it; assignment raises there."""
         self._defaults = _defaults(cls)
+        self.indexed = _indexed(cls)
+        """The annotations of its Indexed attributes, by name."""
 
     def scheduled(self, name: str) -> Handler | None:
         """A method that a schedule calls, which may have a leading underscore."""
@@ -511,6 +541,27 @@ def _annotations(cls: type) -> dict[str, Any]:
             for name, hint in own.items()
         }
     return {name: hints[name] for name in own}
+
+
+def _indexed(cls: type[Object]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        if base is Object or not issubclass(base, Object):
+            continue
+        for name, annotation in _annotations(base).items():
+            if isinstance(annotation, str):
+                annotation = Annotated[Any, INDEXED] if "Indexed[" in annotation else Any
+            if INDEXED in getattr(annotation, "__metadata__", ()):
+                found[name] = get_args(annotation)[0]
+            else:
+                found.pop(name, None)
+    for name, annotation in found.items():
+        if not is_indexable(annotation):
+            raise InvalidClass(
+                f"{cls.__name__}.{name}: a {annotation!r} cannot be Indexed",
+                hint="Texts, numbers, times, dates, UUIDs, enums and None can, and unions of them.",
+            )
+    return found
 
 
 def _read_only_twin(cls: type[Object]) -> type[Object]:

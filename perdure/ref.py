@@ -164,6 +164,10 @@ class Outside(Protocol):
 
     async def cancel(self, call_id: str, *, again: bool) -> None: ...
 
+    async def find(
+        self, kind: str, where: dict[str, Any], limit: int, after: str | None
+    ) -> list[str]: ...
+
 
 _outside: list[Outside] = []
 

@@ -90,7 +90,7 @@ class Server:
         `path` is quoted already. A query's None values are left out.
         """
         given = {name: value for name, value in (query or {}).items() if value is not None}
-        target = self._prefix + path + (f"?{urlencode(given)}" if given else "")
+        target = self._prefix + path + (f"?{urlencode(given, doseq=True)}" if given else "")
         kind = http.client.HTTPSConnection if self._tls else http.client.HTTPConnection
         connection = kind(self._host, self._port, timeout=timeout_s)
         sent = dict(headers)

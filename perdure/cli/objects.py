@@ -14,23 +14,37 @@ from perdure.cli.waits import print_waits, rebuild_text
 _PAGE = 1000
 
 
-@click.command(epilog=examples("perdure ls Counter --prefix lob --limit 20"))
+@click.command(
+    epilog=examples(
+        "perdure ls Counter --prefix lob --limit 20",
+        "perdure ls Order --where status=open --where 'total>=100'",
+    )
+)
 @click.argument("class_name", metavar="[CLASS]", required=False)
 @click.option("--prefix", help="Only keys that begin with it.")
 @click.option("--status", help="Only active, asleep or quarantined ones.")
+@click.option(
+    "--where",
+    multiple=True,
+    metavar="CONDITION",
+    help="Only those whose Indexed attribute is so: NAME=VALUE; also <, <=, >, >= and ^= (prefix).",
+)
 @click.option("--limit", type=click.IntRange(1), default=100, show_default=True)
 @remote
 def ls(
     class_name: str | None,
     prefix: str | None,
     status: str | None,
+    where: tuple[str, ...],
     limit: int,
     url: str,
     token: str | None,
     as_json: bool,
 ) -> None:
     """List objects by class and key."""
-    rows = _list(Server(url, token), class_name, prefix, status, limit + 1)
+    if where and (class_name is None or prefix or status):
+        raise click.UsageError("--where takes a CLASS, and neither --prefix nor --status")
+    rows = _list(Server(url, token), class_name, prefix, status, where, limit + 1)
     more = len(rows) > limit
     del rows[limit:]
     if as_json:
@@ -51,12 +65,19 @@ def ls(
 
 
 def _list(
-    server: Server, kind: str | None, prefix: str | None, status: str | None, limit: int
+    server: Server,
+    kind: str | None,
+    prefix: str | None,
+    status: str | None,
+    where: tuple[str, ...],
+    limit: int,
 ) -> list[dict[str, Any]]:
     rows: list[dict[str, Any]] = []
     while len(rows) < limit:
         size = min(limit - len(rows), _PAGE)
-        query = {"class": kind, "prefix": prefix, "status": status, "limit": size}
+        query: dict[str, Any] = {"class": kind, "prefix": prefix, "status": status, "limit": size}
+        if where:
+            query["where"] = where
         page = server.get("objects", **query, after=rows[-1]["address"] if rows else None)
         rows += page
         if len(page) < size:

@@ -2,6 +2,7 @@
 
     GET     classes
     GET     objects?class=&prefix=&status=&limit=&after=      a page; `Link: rel="next"` if full
+    GET     objects?class=&where=&limit=&after=               those that are so: `where=status=open`
     GET     objects/{Class}/{key}                             DELETE ends the object
     GET     objects/{Class}/{key}/history, state, diff …      past.py
     GET     objects/{Class}/{key}/why
@@ -21,11 +22,12 @@ from urllib.parse import urlencode
 
 from perdure.gateway.inbox import list_promises
 from perdure.gateway.past import PAGE, PAGE_MAX, PastOf
-from perdure.gateway.problem import Reply
+from perdure.gateway.problem import Refusal, Reply
 from perdure.gateway.reply import json_reply, nothing
-from perdure.gateway.request import read_query, whole_number
-from perdure.ref import check_key, format_address
+from perdure.gateway.request import read_list, read_query, whole_number
+from perdure.ref import check_key, format_address, parse_address
 from perdure.sight import doctor, look, why
+from perdure.sight.found import find_objects
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -89,8 +91,11 @@ class Admin:
         )
 
     async def _objects(self, query: bytes, prefix: str) -> Reply:
-        given = read_query(query)
+        conditions, rest = read_list(query, "where")
+        given = read_query(rest)
         limit = whole_number(given, "limit", PAGE, PAGE_MAX)
+        if conditions:
+            return await self._found(conditions, given, limit, prefix)
         rows = await look.list_objects(
             self._host,
             given.get("class") or None,
@@ -102,6 +107,23 @@ class Admin:
         if len(rows) < limit:
             return json_reply(rows)
         following = urlencode({**given, "after": rows[-1]["address"]})
+        link = f'<{prefix}/_perdure/objects?{following}>; rel="next"'
+        return json_reply(rows, ((b"link", link.encode()),))
+
+    async def _found(
+        self, conditions: list[str], given: dict[str, str], limit: int, prefix: str
+    ) -> Reply:
+        kind = given.get("class", "")
+        if not kind or given.keys() - {"class", "limit", "after"}:
+            raise Refusal("bad-request", "where goes with class, limit and after alone")
+        after = given.get("after")
+        key = parse_address(after)[1] if after else None
+        rows = await find_objects(self._host, kind, conditions, limit, key)
+        if len(rows) < limit:
+            return json_reply(rows)
+        following = urlencode(
+            {**given, "where": conditions, "after": rows[-1]["address"]}, doseq=True
+        )
         link = f'<{prefix}/_perdure/objects?{following}>; rel="next"'
         return json_reply(rows, ((b"link", link.encode()),))
 

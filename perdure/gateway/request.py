@@ -12,7 +12,7 @@ import ipaddress
 import re
 from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
 
@@ -166,6 +166,14 @@ def wants_async(fields: Fields) -> bool:
     # What stands in quotes is a preference's value, and none of those means anything here.
     preferences = _QUOTED.sub("", prefer).lower().split(",")
     return any(re.split("[=;]", one)[0].strip() == "respond-async" for one in preferences)
+
+
+def read_list(query: bytes, name: str) -> tuple[list[str], bytes]:
+    """All values of a parameter that may stand several times, and the query without them."""
+    pairs = parse_qsl(query_text(query), keep_blank_values=True, errors="surrogateescape")
+    values = [value for one, value in pairs if one == name]
+    rest = [(one, value) for one, value in pairs if one != name]
+    return values, urlencode(rest, errors="surrogateescape").encode()
 
 
 def read_query(query: bytes) -> dict[str, str]:

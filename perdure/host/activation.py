@@ -33,6 +33,7 @@ from perdure.host.deadlock import find_circle
 from perdure.host.failures import encode_failure
 from perdure.host.following import ItemOutput
 from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer, answer_of
+from perdure.host.indexing import Seen, changed
 from perdure.host.intake import admit, overloaded
 from perdure.host.lines import FOR_LINES, kept_of
 from perdure.host.load import load
@@ -99,6 +100,7 @@ class Activation:
         "connected",
         "held",
         "host",
+        "indexed",
         "kind",
         "last_lsn",
         "loading",
@@ -141,6 +143,8 @@ class Activation:
         """Why its suspended code cannot be kept in a snapshot, where it was tried."""
         self.replayed = 0
         self.used_ns = host.clock.now_ns()
+        self.indexed: Seen | None = None
+        """The values of its Indexed attributes, where it has some."""
         self.wake_at = 0
         """As in its last entry."""
         self.alarm_ns = 0
@@ -168,6 +172,7 @@ class Activation:
         self.base_seq = base_seq
         self.snapshot_seq = snapshot_seq
         self.last_lsn = self.host.log.newest_lsn(self.machine.oid)
+        self.indexed = Seen(self.machine) if self.machine.kind.indexed else None
         self._end_loading(State.ACTIVE)
         self.connected = len(self.machine.connections or ())
         self.host.activated(self)
@@ -414,6 +419,7 @@ class Activation:
             outputs.append(host.lines.output(machine, event, frames))
         wake_at = self.wake_at if undone else machine.wake_at()
         connected = self.connected if undone else len(machine.connections or ())
+        indexed = changed(self, seq) if machine.kind.indexed and not undone else None
         entry = encode_entry(
             Entry(
                 seq,
@@ -428,6 +434,7 @@ class Activation:
                 machine.reloaded,
                 RULES,
                 connected,
+                indexed,
             )
         )
         self.wake_at = wake_at

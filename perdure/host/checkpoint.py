@@ -146,9 +146,11 @@ class Checkpointer:
                     promises=promises,
                     settled=settled,
                     blobs=blobs,
+                    indexed=self._host.index.upto(rows),
                 )
             )
             self._host.inbox.written(lasts)
+            self._host.index.written(rows)
             caches = {one.oid: one.seq for one in suspended}
             for row in rows:
                 self._written(row, caches.get(row.oid, 0))

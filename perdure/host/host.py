@@ -35,6 +35,7 @@ from perdure.host.effects import Effects
 from perdure.host.inbox import Inbox
 from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
 from perdure.host.lines import Lines
+from perdure.host.indexing import Index
 from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency
@@ -134,6 +135,7 @@ class Host:
         self.quarantine = Quarantine(self, deaths)
         self.inbox = Inbox()
         self.timetables = Timetables(self, objects)
+        self.index = Index(self)
         self.residency = Residency(self)
         self.checkpointer = Checkpointer(self)
         self.waiting: dict[str, IncomingCall] = {}
@@ -174,6 +176,7 @@ class Host:
             wake[oid] = entry.wake_at
             self.inbox.recover(oid, entry)
             connected[oid] = entry.connections
+            self.index.recover(oid, entry)
         await self.blobs.start()
         await self.quarantine.start()
         await self._scan_due(skip=wake.keys())
@@ -186,6 +189,7 @@ class Host:
         self.delivery.all_messages()
         self.timetables.start()
         self.lines.start(connected)
+        await self.index.start()
 
     async def drain(self) -> None:
         """Take nothing new, let what runs come to disk, and snapshot everything."""
@@ -317,7 +321,7 @@ class Host:
         """The activation of an object that exists, loaded; None if there is no such object."""
         activation = self._by_oid.get(oid)
         if activation is None:
-            identity = await self._identity(oid)
+            identity = await self.identity(oid)
             if identity is None or identity[0] not in self.kinds:
                 return None
             stopped = self.quarantine.refusal(oid)
@@ -326,7 +330,7 @@ class Host:
             activation = self.activate(*identity, oid)
         return activation if await activation.settled() is State.ACTIVE else None
 
-    async def _identity(self, oid: int) -> tuple[str, str] | None:
+    async def identity(self, oid: int) -> tuple[str, str] | None:
         """(kind, key) of an object that exists: from its row, or from its first entry."""
         stash = self.stash.get(oid)
         stored = stash if stash is not None else await self.store.load(self.log.part, oid)
@@ -438,7 +442,7 @@ class Host:
         if kind not in self.kinds:
             raise UnknownKind(f"no class {kind!r} is served here")
         oid = oid_of(kind, key)
-        if await self._identity(oid) is None and oid not in self._by_oid:
+        if await self.identity(oid) is None and oid not in self._by_oid:
             return
         if self.draining or self.log.refusing:
             raise self.unavailable()
@@ -482,7 +486,9 @@ class Host:
                 call.refuse(error)
             activation.drop()
             last = self.log.last_entry(oid)
-            self.inbox.take_back(oid, last.seq if last is not None else 0)
+            last_seq = last.seq if last is not None else 0
+            self.inbox.take_back(oid, last_seq)
+            self.index.take_back(oid, last_seq)
             if last is not None:
                 self._sleeps(oid, last.wake_at)
             else:

@@ -430,6 +430,9 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     """By which of the RULES below it ran; 0 in journals of 0.1."""
     connections: int = 0
     """How many connections are open after the turn."""
+    indexed: dict[str, bytes] | None = None
+    """All values of the object's Indexed attributes, where one is another than before the turn, in
+    the bytes of indexed.py. They follow from the memory, so no replay compares them."""
 
 
 def shortened(answered: Answered) -> Answered:

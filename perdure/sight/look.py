@@ -85,7 +85,7 @@ async def list_objects(
             and name[1].startswith(prefix)
             and (begin is None or name > begin)
         ):
-            found[name] = _line(host, name, entry.seq, entry.time)
+            found[name] = line(host, name, entry.seq, entry.time)
     # Rows whose object was deleted in the tail, or has another status, are passed over; so more
     # are read until there are enough.
     gone = {name for name, entry in _in_tail(host) if type(entry.event) is Ended}
@@ -95,7 +95,7 @@ async def list_objects(
         for row in rows:
             name = (row.kind, row.key)
             if name not in found:
-                found[name] = _line(host, name, row.last, row.updated)
+                found[name] = line(host, name, row.last, row.updated)
         fitting = sorted(
             name
             for name, line in found.items()
@@ -125,7 +125,8 @@ def _in_tail(host: Host) -> Iterator[tuple[tuple[str, str], Entry]]:
             yield parse_address(address), last
 
 
-def _line(host: Host, name: tuple[str, str], seq: int, updated: int) -> dict[str, Any]:
+def line(host: Host, name: tuple[str, str], seq: int, updated: int) -> dict[str, Any]:
+    """An object in a list."""
     return {
         "address": format_address(*name),
         "class": name[0],

@@ -17,7 +17,7 @@ Opaque here: chunks and segments (journal/codec.py), snapshots (suspend/heap.py)
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -130,6 +130,70 @@ class PromiseRow(NamedTuple):
     """When it ends by itself; 0: never. As `since`, in nanoseconds since 1970."""
 
 
+class CallRow(NamedTuple):
+    """A call that has not ended, or that failed, as of its object's last checkpoint."""
+
+    since: int
+    id: str
+    mark: str
+    """What it is known by: its id, or the number it has at the object that called."""
+    oid: int
+    kind: str
+    key: str
+    handler: str
+    caller: str
+    """Address of the calling object; else empty."""
+    status: str
+    """`running`, `queued`, `failed` or `cancelled`."""
+    ended: int = 0
+    deadline: int = 0
+    waiting: str = ""
+    failure: str = ""
+    """Error and message of one that failed."""
+    unheard: bool = False
+    """Nobody was told how it ended: it was sent, or made by a schedule."""
+
+
+class CallFilter(NamedTuple):
+    """Which calls are listed; None and 0: all."""
+
+    statuses: tuple[str, ...] | None = None
+    kind: str | None = None
+    oid: int | None = None
+    since: int = 0
+    """Begun at that time or later."""
+    late: int = 0
+    """Open, and with a deadline before that time."""
+    unheard: bool = False
+    """Ended without anybody being told."""
+
+
+class IndexedRow(NamedTuple):
+    """The values of an object's Indexed attributes, by name."""
+
+    oid: int
+    kind: str
+    key: str
+    values: dict[str, bytes]
+    """In bytes whose order is that of the values; an attribute that is not there is missing."""
+
+
+class Condition(NamedTuple):
+    """What a value of an Indexed attribute has to be: in a range `low <= value < high`."""
+
+    name: str
+    ranges: tuple[tuple[bytes, bytes], ...]
+
+
+def meets(values: Mapping[str, bytes], conditions: Sequence[Condition]) -> bool:
+    """Whether an object with these values is found."""
+    return all(
+        any(low <= value < high for low, high in condition.ranges)
+        for condition in conditions
+        for value in (values.get(condition.name, b""),)
+    )
+
+
 class Blob(NamedTuple):
     """That a turn of history names what rests beside it: `put_blob` was told no turn."""
 
@@ -195,6 +259,16 @@ class Checkpoint:
     drop: Sequence[int] = ()
     """Objects of which everything goes (row, snapshots, segments, waypoints) before the rest of
     the slice is written."""
+    calls: Sequence[tuple[int, Sequence[CallRow]]] = ()
+    """All open calls of each object named: they replace those that were there."""
+    failed: Sequence[CallRow] = ()
+    """Calls that ended without a result; each replaces the open one of the same mark."""
+    forget_calls: int = 0
+    """Calls that ended before that time are removed."""
+    indexed: Sequence[IndexedRow] = ()
+    """Each replaces all values of its object."""
+    indexed_kinds: Sequence[tuple[str, str]] = ()
+    """(class, names): for which attributes of a class the values are complete."""
 
 
 class StoreStats(NamedTuple):
@@ -309,6 +383,26 @@ class Store(Protocol):
         limit: int,
     ) -> list[PromiseRow]:
         """Open promises in the order of (since, token) behind `after`: all, or those that fit."""
+        ...
+
+    async def calls(
+        self, wanted: CallFilter, after: tuple[int, str] | None, limit: int
+    ) -> list[CallRow]:
+        """Calls that fit, the newest first, in the falling order of (since, id) behind `after`."""
+        ...
+
+    async def find(
+        self, kind: str, conditions: Sequence[Condition], after: str | None, limit: int
+    ) -> list[ObjectRow]:
+        """Objects of a class that meet all conditions (at least one), by key, behind `after`."""
+        ...
+
+    async def indexed(self, oid: int) -> dict[str, bytes]:
+        """The values of an object's Indexed attributes."""
+        ...
+
+    async def indexed_kinds(self) -> dict[str, str]:
+        """By class, what `Checkpoint.indexed_kinds` said last."""
         ...
 
     def put_blob(

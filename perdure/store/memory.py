@@ -14,8 +14,12 @@ from typing import TypeVar
 
 from perdure.store.base import (
     Batch,
+    CallFilter,
+    CallRow,
     Checkpoint,
     Claim,
+    Condition,
+    IndexedRow,
     Layout,
     ObjectRow,
     PromiseRow,
@@ -24,6 +28,7 @@ from perdure.store.base import (
     StoreStats,
     Suspended,
     Waypoint,
+    meets,
     new_layout,
 )
 
@@ -51,6 +56,9 @@ class MemoryStore:
         self._segments: dict[int, dict[int, Segment]] = {}
         self._suspended: dict[int, Suspended] = {}
         self._promises: dict[str, PromiseRow] = {}
+        self._calls: dict[str, CallRow] = {}
+        self._indexed: dict[int, IndexedRow] = {}
+        self._indexed_kinds: dict[str, str] = {}
         self._versions: dict[str, bytes] = {}
         self._blobs: dict[tuple[int, str], tuple[int, int, bytes]] = {}
         self._waypoints: dict[tuple[int, int], Waypoint] = {}
@@ -114,8 +122,9 @@ class MemoryStore:
         if not self._owns(slice_.part, slice_.epoch):
             return _done(False)
         for oid in slice_.drop:
-            for table in (self._rows, self._segments, self._suspended):
+            for table in (self._rows, self._segments, self._suspended, self._indexed):
                 table.pop(oid, None)
+            self._calls = {mark: row for mark, row in self._calls.items() if row.oid != oid}
             self._forget_waypoints(oid, 0, 1 << 62)
         for row in slice_.rows:
             if row.snapshot is not None or row.seq == 0 or row.status == "deleted":
@@ -141,6 +150,10 @@ class MemoryStore:
             self._forget_waypoints(oid, 0, upto)
         for token in slice_.settled:
             self._promises.pop(token, None)
+        self._put_calls(slice_)
+        for indexed in slice_.indexed:
+            self._indexed[indexed.oid] = indexed
+        self._indexed_kinds.update(slice_.indexed_kinds)
         self._promises |= {promise.token: promise for promise in slice_.promises}
         if slice_.upto is not None:
             partition = self.partitions[slice_.part]
@@ -237,6 +250,63 @@ class MemoryStore:
             and (after is None or (row.since, row.token) > after)
         ]
         return sorted(found)[:limit]
+
+    def _put_calls(self, slice_: Checkpoint) -> None:
+        replaced = {oid for oid, _ in slice_.calls}
+        self._calls = {
+            mark: row
+            for mark, row in self._calls.items()
+            if row.ended or row.oid not in replaced
+        }
+        rows = [row for _, open_ in slice_.calls for row in open_]
+        self._calls |= {row.mark: row for row in (*rows, *slice_.failed)}
+        if slice_.forget_calls:
+            self._calls = {
+                mark: row
+                for mark, row in self._calls.items()
+                if not 0 < row.ended < slice_.forget_calls
+            }
+
+    async def calls(
+        self, wanted: CallFilter, after: tuple[int, str] | None, limit: int
+    ) -> list[CallRow]:
+        """By looking at every row."""
+        found = [
+            row
+            for row in self._calls.values()
+            if (wanted.statuses is None or row.status in wanted.statuses)
+            and (wanted.kind is None or row.kind == wanted.kind)
+            and (wanted.oid is None or row.oid == wanted.oid)
+            and row.since >= wanted.since
+            and (not wanted.late or (not row.ended and 0 < row.deadline < wanted.late))
+            and (not wanted.unheard or (row.unheard and row.ended > 0))
+            and (after is None or (row.since, row.id) < after)
+        ]
+        return sorted(found, key=lambda row: (row.since, row.id), reverse=True)[:limit]
+
+    async def find(
+        self, kind: str, conditions: Sequence[Condition], after: str | None, limit: int
+    ) -> list[ObjectRow]:
+        """By looking at every row."""
+        found = [
+            replace(row, snapshot=None)
+            for oid, (_, row) in self._rows.items()
+            if row.kind == kind
+            and row.status != "deleted"
+            and (after is None or row.key > after)
+            and oid in self._indexed
+            and meets(self._indexed[oid].values, conditions)
+        ]
+        return sorted(found, key=lambda row: row.key)[:limit]
+
+    async def indexed(self, oid: int) -> dict[str, bytes]:
+        """The values, or none."""
+        row = self._indexed.get(oid)
+        return dict(row.values) if row is not None else {}
+
+    async def indexed_kinds(self) -> dict[str, str]:
+        """What is complete."""
+        return dict(self._indexed_kinds)
 
     def put_blob(
         self, part: int, epoch: int, oid: int, name: str, body: bytes

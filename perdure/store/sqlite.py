@@ -22,13 +22,22 @@ from typing import Any, NoReturn, TypeVar
 
 from perdure.clock import RealClock
 from perdure.errors import StoreUnavailable
-from perdure.store import sqlite_blobs, sqlite_promises
+from perdure.store import (
+    sqlite_blobs,
+    sqlite_calls,
+    sqlite_indexed,
+    sqlite_objects,
+    sqlite_promises,
+)
 from perdure.store import sqlite_past as past_sql
 from perdure.store import sqlite_sql as sql
 from perdure.store.base import (
     Batch,
+    CallFilter,
+    CallRow,
     Checkpoint,
     Claim,
+    Condition,
     Layout,
     ObjectRow,
     PromiseRow,
@@ -263,7 +272,8 @@ class SqliteStore:
         size += sum(len(suspended.body) for suspended in slice_.suspended)
         count = len(slice_.rows) + len(slice_.segments) + len(slice_.outbox)
         count += len(slice_.suspended) + len(slice_.forget) + len(slice_.blobs)
-        count += len(slice_.promises) + len(slice_.settled)
+        count += len(slice_.promises) + len(slice_.settled) + len(slice_.indexed)
+        count += len(slice_.failed) + sum(len(rows) for _, rows in slice_.calls)
         count += len(slice_.drop)
         self._wal_pages += 2 * count + size // _PAGE
         small = count <= _SMALL_SLICE_COUNT and size <= _SMALL_SLICE_BYTES
@@ -279,7 +289,7 @@ class SqliteStore:
             if epoch != slice_.epoch:
                 execute(sql.ROLLBACK)
                 return False
-            self._put_objects(slice_)
+            sqlite_objects.checkpoint(self._execute, self._put, self._writer.executemany, slice_)
             if slice_.upto is not None:
                 assert checkpoint <= slice_.upto <= tail, (checkpoint, slice_.upto, tail)
                 execute(sql.MOVE_CHECKPOINT, (slice_.upto, part))
@@ -290,43 +300,6 @@ class SqliteStore:
         except BaseException as error:
             self._undo(error)
         return True
-
-    def _put_objects(self, slice_: Checkpoint) -> None:
-        for oid in slice_.drop:
-            for statement in past_sql.DROP_OBJECT:
-                self._execute(statement, (oid,))
-        rows, rows_alone, snapshots, dropped = [], [], [], []
-        for row in slice_.rows:
-            values = (
-                *(row.oid, slice_.part, row.kind, row.key, row.last, row.wake_at, row.status),
-                *(row.detail, row.created, row.updated, row.version, row.connections),
-            )
-            if row.snapshot is not None:
-                rows.append((*values, row.seq))
-                snapshots.append((row.oid, row.snapshot))
-            elif row.seq > 0 and row.status != DELETED:
-                rows_alone.append((*values, 0))
-            else:
-                rows.append((*values, row.seq))
-                dropped.append((row.oid,))
-        self._put(sql.PUT_ROW, rows)
-        self._put(sql.PUT_ROW_ALONE, rows_alone)
-        self._put(sql.PUT_SNAPSHOT, snapshots)
-        self._writer.executemany(sql.DROP_SNAPSHOT, dropped)
-        fresh = {suspended.oid for suspended in slice_.suspended}
-        stale = [(row[0],) for row in rows if row[0] not in fresh]
-        self._writer.executemany(sql.DROP_SUSPENDED, stale)
-        self._put(sql.PUT_SUSPENDED, slice_.suspended)
-        self._put(sql.PUT_SEGMENT, slice_.segments)
-        self._writer.executemany(sql.FORGET, slice_.forget)
-        sqlite_blobs.checkpoint(self._execute, slice_.blobs, slice_.forget)
-        self._writer.executemany(
-            sqlite_promises.DROP_PROMISE, [(token,) for token in slice_.settled]
-        )
-        promises = [(slice_.part, *promise) for promise in slice_.promises]
-        self._put(sqlite_promises.PUT_PROMISE, promises)
-        stale_waypoints = [(oid, 0, upto) for oid, upto in slice_.forget]
-        self._writer.executemany(past_sql.DROP_WAYPOINTS, stale_waypoints)
 
     def _put(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
         """Insert rows, in few statements, of few lengths so that each is prepared once."""
@@ -474,6 +447,28 @@ class SqliteStore:
         """From an index in the order of the list."""
         statement, values = sqlite_promises.listing(kind, key, type_, after, limit)
         return [PromiseRow(*row) for row in self._read(statement, values)]
+
+    async def calls(
+        self, wanted: CallFilter, after: tuple[int, str] | None, limit: int
+    ) -> list[CallRow]:
+        """From an index in the order of the list."""
+        statement, values = sqlite_calls.listing(wanted, after, limit)
+        return [CallRow._make((*row[:-1], bool(row[-1]))) for row in self._read(statement, values)]
+
+    async def find(
+        self, kind: str, conditions: Sequence[Condition], after: str | None, limit: int
+    ) -> list[ObjectRow]:
+        """From the index of values."""
+        found = sqlite_indexed.search(kind, conditions, after, limit, sql.COLUMNS)
+        return [ObjectRow(*row) for row in self._read(*found)]
+
+    async def indexed(self, oid: int) -> dict[str, bytes]:
+        """By the object's number."""
+        return dict(self._read(sqlite_indexed.VALUES, (oid,)))
+
+    async def indexed_kinds(self) -> dict[str, str]:
+        """A row for each class."""
+        return dict(self._read(sqlite_indexed.KINDS, ()))
 
     async def get_version(self, version: str) -> bytes | None:
         """The bundle, or None."""

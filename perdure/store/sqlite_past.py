@@ -14,6 +14,8 @@ DROP_OBJECT = (
     "DELETE FROM segment WHERE oid = ?",
     "DELETE FROM suspended WHERE oid = ?",
     "DELETE FROM snapshot WHERE oid = ?",
+    "DELETE FROM calls WHERE oid = ?",
+    "DELETE FROM indexed WHERE oid = ?",
     "DELETE FROM object WHERE oid = ?",
 )
 """All that is stored of an object but what is in the log."""

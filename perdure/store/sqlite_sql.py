@@ -20,12 +20,13 @@ CLAIM = "UPDATE part SET epoch = epoch + 1, node = ? WHERE part = ?"
 OUTBOX = "SELECT body FROM outbox WHERE part = ? ORDER BY n"
 CHUNKS = "SELECT id, body FROM chunk WHERE id > ? AND id <= ? ORDER BY id"
 
-_COLUMNS = (
-    "oid, kind, key, object.seq, last, wake_at, status, detail, created, updated, version"
+COLUMNS = (
+    "oid, object.kind, object.key, object.seq, last, wake_at, status, detail, created, updated, "
+    "version"
 )
 
 LOAD = f"""
-SELECT {_COLUMNS}, snapshot.body, connections, suspended.seq, suspended.body
+SELECT {COLUMNS}, snapshot.body, connections, suspended.seq, suspended.body
   FROM object LEFT JOIN snapshot USING (oid) LEFT JOIN suspended USING (oid)
  WHERE oid = ? AND part = ?"""
 # Segments do not overlap, so the one that holds turn `after` is the last that begins at or before.
@@ -59,7 +60,7 @@ DROP_OUTBOX = "DELETE FROM outbox WHERE part = ?"
 PUT_OUTBOX = "INSERT INTO outbox (part, n, body) VALUES (?, ?, ?)"
 
 CONNECTED = f"""
-SELECT {_COLUMNS}, NULL, connections FROM object
+SELECT {COLUMNS}, NULL, connections FROM object
  WHERE connections > 0 AND part = ? AND oid > ? ORDER BY oid LIMIT ?"""
 
 PUT_VERSION = "INSERT OR IGNORE INTO version (version, bundle, created) VALUES (?, ?, ?)"
@@ -84,7 +85,7 @@ def due(parts: int) -> str:
     """For `parts` partitions; the first condition is that of the index."""
     places = ", ".join("?" * parts)
     return f"""
-SELECT {_COLUMNS}, NULL, connections FROM object
+SELECT {COLUMNS}, NULL, connections FROM object
  WHERE wake_at > 0 AND status = '' AND wake_at <= ? AND part IN ({places})
  ORDER BY wake_at, oid LIMIT ?"""
 
@@ -118,7 +119,7 @@ def scan(
         add("+status = ''")
     where = " AND ".join(conditions)
     order = "ORDER BY kind, key LIMIT ?"
-    statement = f"SELECT {_COLUMNS}, NULL, connections FROM object WHERE {where} {order}"
+    statement = f"SELECT {COLUMNS}, NULL, connections FROM object WHERE {where} {order}"
     return statement, [*values, limit]
 
 

@@ -132,6 +132,15 @@ class Client:
         """Cancel a call by its id."""
         await self._process.through(lambda node: node.cancel(call_id, again=again))
 
+    async def find(
+        self, kind: str, where: dict[str, Any], limit: int, after: str | None
+    ) -> list[str]:
+        """Keys of the objects that meet all conditions."""
+        found: list[str] = await self._process.through(
+            lambda node: node.find(kind, where, limit, after)
+        )
+        return found
+
 
 async def _next(
     arrived: asyncio.Queue[tuple[int, bytes] | Answer], broken: asyncio.Future[None]

@@ -26,8 +26,11 @@ from typing import Any, TypeVar
 from perdure.errors import StoreFull
 from perdure.store.base import (
     Batch,
+    CallFilter,
+    CallRow,
     Checkpoint,
     Claim,
+    Condition,
     Layout,
     ObjectRow,
     PromiseRow,
@@ -194,6 +197,26 @@ class FaultyStore:
         """See `Store`."""
         found = self.inner.promises(kind, key, type_, after, limit)
         return await self._waited("promises", found)
+
+    async def calls(
+        self, wanted: CallFilter, after: tuple[int, str] | None, limit: int
+    ) -> list[CallRow]:
+        """See `Store`."""
+        return await self._waited("calls", self.inner.calls(wanted, after, limit))
+
+    async def find(
+        self, kind: str, conditions: Sequence[Condition], after: str | None, limit: int
+    ) -> list[ObjectRow]:
+        """See `Store`."""
+        return await self._waited("find", self.inner.find(kind, conditions, after, limit))
+
+    async def indexed(self, oid: int) -> dict[str, bytes]:
+        """See `Store`."""
+        return await self._waited("indexed", self.inner.indexed(oid))
+
+    async def indexed_kinds(self) -> dict[str, str]:
+        """See `Store`."""
+        return await self._waited("indexed_kinds", self.inner.indexed_kinds())
 
     def put_blob(
         self, part: int, epoch: int, oid: int, name: str, body: bytes

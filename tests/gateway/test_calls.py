@@ -10,7 +10,7 @@ from typing import Any
 
 import httpx
 
-from perdure import Object, Settings, current, query, send
+from perdure import Indexed, Object, Settings, current, query, send
 from perdure.gateway.front import serve_front
 from perdure.gateway.http import Gateway
 from perdure.node import Node
@@ -188,3 +188,40 @@ async def test_what_a_program_has_sent_is_json_to_whoever_asks(tmp_path: Path) -
     async with served(tmp_path) as s:
         call_id = await send(Job.at("a").until)
         assert await s.get(f"/_perdure/calls/{call_id}?wait=5") is False
+
+
+# ---- Indexed attributes
+
+
+class Order(Object):
+    status: Indexed[str] = "open"
+    total: Indexed[int] = 0
+
+    async def put(self, status: str, total: int) -> None:
+        self.status, self.total = status, total
+
+
+async def test_objects_are_found_by_their_indexed_attributes(tmp_path: Path) -> None:
+    async with served(tmp_path, Order, Job) as s:
+        for n in range(5):
+            await s.http.post(f"/Order/o%2F{n}/put", json=["open" if n % 2 else "paid", n])
+        for _ in range(2):
+            found = await s.get("/_perdure/objects?class=Order&where=status=open")
+            assert [row["key"] for row in found] == ["o/1", "o/3"]
+            assert {"address", "class", "key", "status", "seq", "updated"} <= found[0].keys()
+            assert found[0]["seq"] == 1
+            found = await s.get("/_perdure/objects?class=Order&where=status=paid&where=total%3E=2")
+            assert [row["key"] for row in found] == ["o/2", "o/4"]
+            await s.node.host.checkpointer.run()
+        page = await s.http.get("/_perdure/objects?class=Order&where=total%3E=0&limit=3")
+        assert len(page.json()) == 3
+        following = page.links["next"]["url"]
+        assert [row["key"] for row in await s.get(following)] == ["o/3", "o/4"]
+        for wrong, code in {
+            "class=Order&where=colour=red": (422, "invalid-arguments"),
+            "class=Order&where=total=many": (422, "invalid-arguments"),
+            "class=Nothing&where=x=1": (404, "unknown-class"),
+            "where=status=open": (400, "bad-request"),
+            "class=Order&where=status=open&prefix=o": (400, "bad-request"),
+        }.items():
+            assert problem(await s.http.get(f"/_perdure/objects?{wrong}")) == code
