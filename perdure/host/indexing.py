@@ -259,6 +259,8 @@ class Index:
             row = IndexedRow(oid, machine.kind.name, machine.key, Seen(machine).keys)
             await self._store([row])
         if asleep:
+            # Coming into memory, it may have gone over to newer code in a turn.
+            await host.log.durable(activation.last_lsn)
             host.residency.let_go(activation)
         return True
 
