@@ -34,8 +34,8 @@ from perdure.host.delivery import RETRY_S, Delivery
 from perdure.host.effects import Effects
 from perdure.host.inbox import Inbox
 from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
-from perdure.host.lines import Lines
 from perdure.host.indexing import Index
+from perdure.host.lines import Lines
 from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.residency import Residency

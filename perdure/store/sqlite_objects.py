@@ -27,7 +27,7 @@ def checkpoint(
     for row in slice_.rows:
         values = (
             *(row.oid, slice_.part, row.kind, row.key, row.last, row.wake_at, row.status),
-            *(row.detail, row.created, row.updated, row.version),
+            *(row.detail, row.created, row.updated, row.version, row.connections),
         )
         if row.snapshot is not None:
             rows.append((*values, row.seq))
