@@ -13,7 +13,7 @@ import contextlib
 import functools
 import gc
 import types
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from perdure.suspend import frames, layout, probe
@@ -80,31 +80,72 @@ def _suspended(roots: list[Any]) -> Iterable[Any]:
     seen: dict[int, Any] = {}
     frames_met: list[Any] = []
     others: list[Any] = []
-    for root in roots:
-        (frames_met if isinstance(root, layout.TYPES) else others).append(root)
+    parts: Collection[Any] = roots
     left = _VALUES_MAX
-    while frames_met or (others and left):
+    while True:
+        for part in parts:
+            way = _ways.get(type(part)) or _way_into(type(part))
+            if way is _into_frame:
+                frames_met.append(part)
+            elif way is not _nothing:
+                others.append(part)
         if frames_met:
             value = frames_met.pop()
-        else:
-            left -= 1
+        elif others and left > 0:
             value = others.pop()
-        if id(value) in seen:
-            continue
-        seen[id(value)] = value
-        if isinstance(value, layout.TYPES):
-            yield value
-        for part in _held(value):
-            (frames_met if isinstance(part, layout.TYPES) else others).append(part)
+        else:
+            return
+        key = id(value)
+        parts = ()
+        if key not in seen:
+            seen[key] = value
+            way = _ways.get(type(value)) or _way_into(type(value))
+            if way is _into_frame:
+                yield value
+            parts = way(value)
+            left -= len(parts)
 
 
-def _held(value: Any) -> Iterable[Any]:
-    if isinstance(value, (*layout.TYPES, *_OPAQUE)):
-        return gc.get_referents(value)
-    if isinstance(value, _CONTAINERS):
-        return gc.get_referents(value) if len(value) <= _LENGTH_MAX else ()
-    if isinstance(value, types.FunctionType):
-        return value.__closure__ or ()
-    if isinstance(value, _HOLDERS):
-        return vars(value).values()
+Way = Callable[[Any], Collection[Any]]
+
+_ways: dict[type, Way] = {}
+
+
+def _way_into(cls: type) -> Way:
+    """Where values of a class lead to. Found out once for each: contextlib's are slow to ask."""
+    way: Way = _nothing
+    if cls in layout.TYPES:
+        way = _into_frame
+    elif issubclass(cls, _OPAQUE):
+        way = gc.get_referents
+    elif issubclass(cls, _CONTAINERS):
+        way = _into_container
+    elif cls is types.FunctionType:
+        way = _into_function
+    elif issubclass(cls, _HOLDERS):
+        way = _into_attributes
+    if len(_ways) > 10_000:
+        # Rather than keep dropped modules alive.
+        _ways.clear()
+    _ways[cls] = way
+    return way
+
+
+def _into_frame(value: Any) -> Collection[Any]:
+    return gc.get_referents(value)
+
+
+def _into_container(value: Any) -> Collection[Any]:
+    return gc.get_referents(value) if len(value) <= _LENGTH_MAX else ()
+
+
+def _into_function(value: Any) -> Collection[Any]:
+    return value.__closure__ or ()
+
+
+def _into_attributes(value: Any) -> Collection[Any]:
+    return list(vars(value).values())
+
+
+def _nothing(value: Any) -> Collection[Any]:
     return ()
