@@ -26,6 +26,12 @@ OPERATIONS = tuple(
 """The operations of the store by name."""
 
 
+def check_operation(name: str) -> None:
+    """Raises ValueError if the store has no such operation."""
+    if name not in OPERATIONS:
+        raise ValueError(f"the store has no operation {name!r}; it has {', '.join(OPERATIONS)}")
+
+
 def app_of(
     given: tuple[Any, ...], settings: dict[str, Any], before: Settings | None = None
 ) -> tuple[tuple[type[Object], ...], Settings]:

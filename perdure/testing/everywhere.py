@@ -6,9 +6,11 @@ run ends the process at one point, and must come to the same.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from perdure.testing.virtual import run_apart
 
 if TYPE_CHECKING:
     from perdure.testing.world import World
@@ -28,25 +30,26 @@ class Sweep(Generic[R]):
     """What the run in peace returned."""
 
 
-async def crash_everywhere(
+def crash_everywhere(
     make: Callable[[], World],
     scenario: Callable[[World], Awaitable[R]],
     check: Callable[[R], object] | None,
     *,
     same: bool,
+    only: Collection[str],
 ) -> Sweep[R]:
-    """See `World.crash_everywhere`."""
-    async with make() as world:
-        result = await scenario(world)
-        await world.settle()
-        operations = tuple(world.operations)
+    """See `World.crash_everywhere`. Each run has a loop of its own, so that they are alike to the
+    last bit of the time."""
+    result, operations = run_apart(_peace(make(), scenario))
     _check(check, result)
     runs = 0
     for number, name in enumerate(operations, 1):
+        if only and name not in only:
+            continue
         for after in (False, True):
             runs += 1
             try:
-                found = await _run(make(), scenario, number, after=after)
+                found = run_apart(_run(make(), scenario, number, after=after))
                 _check(check, found)
                 if same and found != result:
                     raise AssertionError(f"it came to\n  {found!r}\nand in peace to\n  {result!r}")
@@ -55,6 +58,15 @@ async def crash_everywhere(
                     _place(number, name, len(operations), make().seed, error, after=after)
                 ) from error
     return Sweep(operations, runs, result)
+
+
+async def _peace(
+    world: World, scenario: Callable[[World], Awaitable[R]]
+) -> tuple[R, tuple[str, ...]]:
+    async with world:
+        result = await scenario(world)
+        await world.settle()
+        return result, tuple(world.operations)
 
 
 async def _run(

@@ -330,6 +330,19 @@ class _Waiting:
             self._alarm.cancel()
 
 
+def run_apart(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine in a virtual loop of its own, while the running one stands still."""
+    outer, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+    asyncio._leave_task(outer, task)
+    asyncio._set_running_loop(None)
+    try:
+        return run_virtual(main)
+    finally:
+        asyncio._set_running_loop(outer)
+        asyncio._enter_task(outer, task)
+
+
 def run_virtual(main: Coroutine[Any, Any, T]) -> T:
     """Run a coroutine in a virtual loop, as asyncio.run does in a real one."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:

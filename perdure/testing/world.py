@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar
 
@@ -35,9 +35,9 @@ from perdure.sight.waits import tell_waits
 from perdure.store.memory import MemoryStore
 from perdure.suspend import editions, heap
 from perdure.testing.arguments import (
-    OPERATIONS,
     address_of,
     app_of,
+    check_operation,
     is_class,
     layout_of,
     ns_of,
@@ -307,10 +307,7 @@ class World:
                 )
             self._disk.crash(operation, after=after)
         elif isinstance(operation, str) and ":" not in operation:
-            if not callable(getattr(FaultyStore, operation, None)) or operation not in OPERATIONS:
-                raise ValueError(
-                    f"the store has no operation {operation!r}; it has {', '.join(OPERATIONS)}"
-                )
+            check_operation(operation)
             self._disk.crash_next(operation, nth, after=after)
         else:
             # A step, or nothing that there is: name_of says so.
@@ -373,16 +370,20 @@ class World:
         *,
         check: Callable[[R], object] | None = None,
         same: bool = True,
+        only: Collection[str] = (),
     ) -> Sweep[R]:
         """Run a scenario with a crash at each operation of the store, before and after it.
 
         `scenario(world)` gets a fresh world each time. It is run once in peace, which counts the
         operations, and then twice for each of them. What it returns must be equal to that of the
-        first run (unless `same=False`), and `check(result)` must not raise. A failure says at which
-        operation, with the seed, and how to run that one again.
+        first run (unless `same=False`), and `check(result)` must not raise. `only` names the
+        operations to crash at, for scenarios with many: `{"commit", "checkpoint"}`. A failure says
+        at which operation, with the seed, and how to run that one again.
         """
         self._started()
-        return await crash_everywhere(self._another, scenario, check, same=same)
+        for name in only:
+            check_operation(name)
+        return crash_everywhere(self._another, scenario, check, same=same, only=only)
 
     def _another(self) -> World:
         world = World(
