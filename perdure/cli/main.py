@@ -34,6 +34,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "tail": ("perdure.cli.sockets:tail", "Print what an object sends to its connections."),
     "delete": ("perdure.cli.objects:delete", "End an object: its state and its timers."),
     "quarantine": ("perdure.cli.quarantine:quarantine", "Objects that were set aside."),
+    "verify": ("perdure.cli.verify:verify", "Replay stored histories with new code, on copies."),
     "doctor": ("perdure.cli.doctor:doctor", "Which objects could not be loaded, and why."),
     "backup": ("perdure.cli.copies:backup", "Copy a store while it is served."),
     "restore": ("perdure.cli.copies:restore", "Make a store from a copy, as of any time."),

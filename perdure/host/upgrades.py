@@ -185,54 +185,82 @@ class Turn(NamedTuple):
     duration_us: int
 
 
+class Over(NamedTuple):
+    """What has become of an object that was to go over to the newest code."""
+
+    machine: Machine
+    """As it goes on: the same as before, where nothing was to be done or it is held."""
+    turn: Turn | None
+    """The upgrade to write, if one has run."""
+    held: str = ""
+    """Why it stays whole on its version."""
+    stayed: tuple[Stayed, ...] = ()
+
+    @property
+    def stays(self) -> list[dict[str, str]]:
+        """Code that goes on in an older version, for people."""
+        return told_stayed(self.stayed)
+
+
 def bring_over(activation: Activation) -> Turn | None:
     """Bring a loaded object to the newest code; the turn to write, if one was needed.
 
     Raises UpgradeFailed, with nothing changed.
     """
     machine = activation.machine
-    now = activation.kind
-    activation.held = ""
-    activation.stayed = ()
+    over = bring_copy_over(machine, activation.kind, activation.host.now_ns)
+    if over.held:
+        logger.warning(
+            "an object stays on its version of the code",
+            object=machine.address, version=machine.kind.version, why=over.held,
+        )  # fmt: skip
+    activation.held = over.held
+    activation.stayed = over.stayed
+    activation.machine = over.machine
+    if over.turn is not None:
+        activation.host.turns += 1
+    return over.turn
+
+
+def bring_copy_over(
+    machine: Machine, now: Kind, now_ns: Callable[[], int] = lambda: 0
+) -> Over:
+    """Bring a machine to the newest code, if it is not on it. Raises UpgradeFailed.
+
+    The machine itself is let go where another takes its place; else it is as it was.
+    """
     if machine.kind is now and not machine.pending:
         machine.source = None
-        return None
+        return Over(machine, None)
     before = machine.source[1] if machine.pending and machine.source else machine.kind.version
     fresh = Machine(now, machine.key, machine.oid, machine.surroundings)
     try:
         source = machine.source or (heap.dump_heap(machine), before)
         stayed = _load(fresh, *source)
     except (NotSerializable, CodeChanged) as error:
-        logger.warning(
-            "an object stays on its version of the code",
-            object=machine.address, version=before, why=error.message,
-        )  # fmt: skip
         settle(machine)
-        activation.held = error.message
-        return None
+        return Over(machine, None, held=error.message)
     turn = None
     if fresh.instance is not None:
         try:
-            turn = _run(activation, fresh, Upgraded(before))
+            turn = _run(fresh, Upgraded(before), max(now_ns(), fresh.now_ns))
         except BaseException:
             fresh.discard()
             raise
     if not machine.pending:
         machine.discard()
-    activation.machine = fresh
-    activation.stayed = tuple(dict.fromkeys(stayed))
-    return turn
+    return Over(fresh, turn, stayed=tuple(dict.fromkeys(stayed)))
 
 
-def _run(activation: Activation, machine: Machine, event: Upgraded) -> Turn:
-    host = activation.host
+def _run(machine: Machine, event: Upgraded, now_ns: int) -> Turn:
     began = perf_ns()
+    collects = gc.isenabled()
     gc.disable()
     try:
-        commands = machine.turn(event, host.now_ns())
+        commands = machine.turn(event, now_ns)
     finally:
-        gc.enable()
-    host.turns += 1
+        if collects:
+            gc.enable()
     # As in any turn: what it found was one trip through bytes, and a replay makes that trip too.
     machine.reloaded = False
     return Turn(event, commands, (perf_ns() - began) // 1000)

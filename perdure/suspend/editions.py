@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import OperatorError, PerdureError, UnknownKind
-from perdure.object import Kind, Object
+from perdure.object import Kind, Kinds, Object
 from perdure.versioned import mark_of, marked, plain
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class Live(Edition):
     In a test there may be several in one process, each with classes of its own.
     """
 
-    def __init__(self, version: str, kinds: dict[str, Kind]) -> None:
+    def __init__(self, version: str, kinds: Kinds) -> None:
         super().__init__(version)
         self.kinds = kinds
         self._aliases: dict[str, type] | None = None
@@ -120,7 +120,7 @@ class Live(Edition):
         }
 
     def kind(self, name: str) -> Kind:
-        kind = self.kinds.get(name)
+        kind = self.kinds.find(name)
         if kind is None:
             raise UnknownKind(f"no class {name!r} is served here")
         return kind

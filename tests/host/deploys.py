@@ -51,6 +51,14 @@ class Deploys:
                 await self.stage.crash()
             else:
                 await self.stage.node.drain()
+        self.write(files, main)
+        self.stage = Stage(*self.classes(), store=self.store, **self.settings)
+        await self.stage.start()
+        self.versions.append(self.stage.host.version)
+        return self.versions[-1]
+
+    def write(self, files: dict[str, str] | str, main: str = "app") -> None:
+        """Put these files in the place of those that are there, and import them."""
         self._forget()
         for old in self.folder.rglob("*.py"):
             old.unlink()
@@ -62,15 +70,14 @@ class Deploys:
         sys.dont_write_bytecode = True
         importlib.invalidate_caches()
         self.module = importlib.import_module(main)
-        classes = [
+
+    def classes(self) -> list[type[Object]]:
+        """Those of the main module."""
+        return [
             value
             for value in vars(self.module).values()
             if isinstance(value, type) and issubclass(value, Object) and value is not Object
         ]
-        self.stage = Stage(*classes, store=self.store, **self.settings)
-        await self.stage.start()
-        self.versions.append(self.stage.host.version)
-        return self.versions[-1]
 
     def at(self, name: str, key: str) -> Any:
         return getattr(self.module, name).at(key)
