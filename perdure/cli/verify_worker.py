@@ -7,6 +7,7 @@ Its orders come as a line of JSON on stdin; it answers on stdout, a JSON object 
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import sys
@@ -60,6 +61,10 @@ class _Worker:
         await source.read_tail()
         verifier = Verifier(source, live, whole=orders["whole"])
         names = _taken(await source.names(orders["class"]), orders["sample"])
+        # A long history is many small values, none of which is garbage.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
         began = told = time.monotonic()
         for done, name in enumerate(names):
             finding = await verifier.look_at(*name)

@@ -168,7 +168,10 @@ def fill(data: Path, source: Path) -> None:
 def command(source: Path, data: Path, *flags: str) -> tuple[int, dict[str, Any]]:
     environ = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     ended = subprocess.run(
-        [sys.executable, "-m", "perdure.cli.main", "verify", str(source / "app.py"), "--data", str(data), "--json", *flags],
+        [
+            *(sys.executable, "-m", "perdure.cli.main", "verify", str(source / "app.py")),
+            *("--data", str(data), "--json", *flags),
+        ],
         env=environ,
         capture_output=True,
         text=True,
