@@ -64,6 +64,7 @@ from perdure.steps import Retry, step
 from perdure.waiting import sleep, sleep_until, wait_until
 
 if TYPE_CHECKING:
+    from perdure import http
     from perdure.app import App
     from perdure.client import connect, connect_sync
     from perdure.past.api import Past
@@ -140,6 +141,7 @@ __all__ = [
     "ephemeral",
     "every",
     "heartbeat",
+    "http",
     "query",
     "send",
     "sleep",
@@ -159,6 +161,10 @@ def __getattr__(name: str) -> object:
         from perdure.app import App
 
         return App
+    if name == "http":
+        import perdure.http
+
+        return perdure.http
     if name == "Past":
         from perdure.past.api import Past
 

@@ -18,10 +18,12 @@ from perdure.inside import inside
 class Attempt:
     """What the host keeps of an attempt while it runs, as far as its own code may touch it."""
 
-    __slots__ = ("beat_s", "items", "monotonic", "progress", "requests", "step_id")
+    __slots__ = ("beat_s", "items", "monotonic", "number", "progress", "requests", "step_id")
 
-    def __init__(self, step_id: str, monotonic: Callable[[], float]) -> None:
+    def __init__(self, step_id: str, number: int, monotonic: Callable[[], float]) -> None:
         self.step_id = step_id
+        self.number = number
+        """Which attempt of the step it is, from 1."""
         self.monotonic = monotonic
         self.beat_s = 0.0
         """When it last gave a sign of life."""

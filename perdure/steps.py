@@ -322,6 +322,20 @@ def _key_names(limit: Limit | None, signature: inspect.Signature, name: str) -> 
     return tuple(names)
 
 
+_at_drain: list[Callable[[], Coroutine[Any, Any, None]]] = []
+
+
+def at_drain(close: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Have something closed when a node drains and no step runs any more."""
+    _at_drain.append(close)
+
+
+async def close_at_drain() -> None:
+    """What steps have left open for the next ones (host/effects.py)."""
+    for close in _at_drain:
+        await close()
+
+
 # --- inside an object
 
 

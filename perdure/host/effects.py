@@ -28,7 +28,7 @@ from perdure.host.records import Waited
 from perdure.host.stepping import Blob, Stream, awaited
 from perdure.journal.entry import StepAsked, StepBegun, StepDone, StepDropped, StepItem
 from perdure.journal.log import Output
-from perdure.steps import find_step
+from perdure.steps import close_at_drain, find_step
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class Running(within.Attempt):
     )
 
     def __init__(self, effects: Effects, oid: int, asked: StepAsked, stream: Stream | None) -> None:
-        super().__init__(asked.id, effects.clock.monotonic)
+        super().__init__(asked.id, asked.attempt, effects.clock.monotonic)
         self.effects = effects
         self.oid = oid
         self.asked = asked
@@ -386,6 +386,7 @@ class Effects:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await close_at_drain()
         self.gates.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
