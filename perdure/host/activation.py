@@ -225,9 +225,11 @@ class Activation:
         if when != self.alarm_ns or self.state is not State.ACTIVE:
             return
         self.alarm_ns = 0
-        due = self.machine.next_timer_ns()
-        if due and due <= self.host.clock.now_ns():
-            self.event(Fired(FIRED_MAX))
+        due, now_ns = self.machine.next_timer_ns(), self.host.clock.now_ns()
+        if due and due <= now_ns:
+            # A clock that was set back is behind the object's time; then it says what is due.
+            behind = now_ns if now_ns < self.machine.now_ns else 0
+            self.event(Fired(FIRED_MAX, behind))
         else:
             self.set_alarm()
 

@@ -231,10 +231,14 @@ class ObjectLoop:
 
     # --- driving
 
-    def fire_timers(self, limit: int = 0) -> None:
-        """Make ready what is due now, in the order of (when, number); at most `limit`, if given."""
+    def fire_timers(self, limit: int = 0, now_ns: int = 0) -> None:
+        """Make ready what is due now, in the order of (when, number); at most `limit`, if given.
+
+        `now_ns` is the clock's time, where it may be behind the object's own.
+        """
         timers = self.timers
-        while timers and timers[0].when_ns <= self.now_ns:
+        now_ns = now_ns or self.now_ns
+        while timers and timers[0].when_ns <= now_ns:
             if limit and len(self.ready) >= limit:
                 break
             timer = heapq.heappop(timers)

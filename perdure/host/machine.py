@@ -396,7 +396,7 @@ class Machine(Connecting):
             asked.items.put(heap.loads(event.body))
 
     def _fired(self, event: Fired) -> None:
-        self.fire_timers(event.limit)
+        self.fire_timers(event.limit, event.now_ns)
 
     def expire(self, call_id: str) -> None:
         """A call's deadline has passed (a timer calls this; it is kept by this name)."""

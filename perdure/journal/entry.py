@@ -101,6 +101,9 @@ class Fired(msgspec.Struct, array_like=True, frozen=True, tag="fired"):
 
     limit: int = 0
     """At most so many timers, the earliest; 0: all of them."""
+    now_ns: int = 0
+    """What the clock shows, which may be behind the entry's time where it was set back. No timer
+    of a later moment fires; 0: it shows the entry's time."""
 
 
 class StepDone(msgspec.Struct, array_like=True, frozen=True, tag="step"):

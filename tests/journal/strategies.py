@@ -104,7 +104,7 @@ EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
     Started: st.builds(Started, id=TEXTS),
     Reply: REPLIES,
     Item: ITEMS,
-    Fired: st.builds(Fired, limit=NUMBERS),
+    Fired: st.builds(Fired, limit=NUMBERS, now_ns=NUMBERS),
     StepDone: st.builds(StepDone, number=NUMBERS, ok=st.booleans(), body=BODIES, blob=TEXTS),
     StepBegun: st.builds(StepBegun, number=NUMBERS),
     StepItem: st.builds(StepItem, number=NUMBERS, index=NUMBERS, body=BODIES, blob=TEXTS),
