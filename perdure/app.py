@@ -100,7 +100,8 @@ class App:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        from perdure.gateway.asgi import refuse_websocket, serve_http
+        from perdure.gateway.asgi import serve_http, target_of
+        from perdure.gateway.asgi_websocket import serve_websocket
 
         if scope["type"] == "lifespan":
             await self._run_lifespan(receive, send)
@@ -110,7 +111,7 @@ class App:
         elif scope["type"] == "http":
             await serve_http(self._gateway, scope, receive, send)
         else:
-            await refuse_websocket(scope, receive, send)
+            await serve_websocket(self._gateway, scope, target_of(scope), receive, send)
 
     async def _run_lifespan(self, receive: Receive, send: Send) -> None:
         await receive()

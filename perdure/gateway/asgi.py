@@ -63,7 +63,7 @@ async def serve_http(gateway: Gateway, scope: Scope, receive: Receive, send: Sen
         if body is None:
             return
         method = scope["method"].encode("latin-1")
-        request = AsgiRequest(method, _target(scope), headers, body, False, scope)
+        request = AsgiRequest(method, target_of(scope), headers, body, False, scope)
         asyncio.get_running_loop().call_soon(gateway.handle, request, respond)
     status, out, content = await answered
     if isinstance(content, Stream):
@@ -139,18 +139,6 @@ async def _left(receive: Receive) -> None:
         pass
 
 
-async def refuse_websocket(scope: Scope, receive: Receive, send: Send) -> None:
-    """Decline a WebSocket before its upgrade, with the same problem as the own front if it can."""
-    await receive()
-    if "websocket.http.response" not in scope.get("extensions", {}):
-        await send({"type": "websocket.close", "code": 1000})
-        return
-    status, headers, body = Refusal("not-implemented", "WebSocket is not served here").reply
-    start = {"type": "websocket.http.response.start", "status": status, "headers": list(headers)}
-    await send(start)
-    await send({"type": "websocket.http.response.body", "body": body})
-
-
 async def _read_body(
     receive: Receive, headers: list[tuple[bytes, bytes]], most: int
 ) -> bytes | None:
@@ -178,7 +166,7 @@ async def _read_body(
             return bytes(body if rest is None else rest)
 
 
-def _target(scope: Scope) -> bytes:
+def target_of(scope: Scope) -> bytes:
     """Path and query behind the mount prefix, percent-encoded."""
     raw = scope.get("raw_path")
     path = raw if raw is not None else quote(scope["path"], safe="/").encode()

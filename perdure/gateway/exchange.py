@@ -9,14 +9,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote_to_bytes
 
-from perdure.gateway.problem import Headers
+from perdure.gateway.problem import Headers, Refusal
 from perdure.gateway.reply import RESULT
 from perdure.gateway.request import HttpRequest
 from perdure.gateway.stream import Stream
+from perdure.gateway.websocket import WebSocket
 from perdure.gateway.wire import LAST_CHUNK, answer, chunk, result, stream_head
+from perdure.journal.identity import oid_of
 
 if TYPE_CHECKING:
+    from perdure.gateway.http import Gateway
     from perdure.gateway.http1 import Connection
+    from perdure.gateway.upgrade import Upgrade
+    from perdure.object import Kind
 
 
 class Exchange(HttpRequest):
@@ -122,6 +127,24 @@ class Exchange(HttpRequest):
             stream.left()
 
     # --- what the gateway asks
+
+    def session(
+        self, gateway: Gateway, kind: Kind, key: str, upgrade: Upgrade, *, resumable: bool
+    ) -> WebSocket:
+        conn = self.conn
+        assert conn is not None
+        if len(conn.pending) > 1:
+            raise Refusal("bad-request", "an upgrade comes when all before it is answered")
+        return WebSocket(
+            conn,
+            *(gateway.lines, kind, key, oid_of(kind.name, key)),
+            resumable=resumable,
+            websocket_key=upgrade.key,
+            deflate=upgrade.deflate,
+        )
+
+    def switched(self) -> None:
+        self.conn = None
 
     def client(self) -> str | None:
         peer = self.conn and self.conn.transport.get_extra_info("peername")

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from perdure.clock import NS
 from perdure.gateway.http import Gateway
 from perdure.gateway.http1 import Connection
+from perdure.gateway.websocket import WebSocket
 from perdure.gateway.wire import date_line, result_head
 
 # A chunk of bytes up to this size needs no limits checked: nothing in it can be over one.
@@ -66,6 +67,7 @@ class Front:
         """The port it listens on."""
         self.draining = False
         self.connections: set[Connection] = set()
+        self.sockets: set[WebSocket] = set()
         self._server: asyncio.Server | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
@@ -93,10 +95,12 @@ class Front:
         self.draining = True
         for connection in list(self.connections):
             connection.drain()
-        if self.connections:
+        for websocket in list(self.sockets):
+            websocket.restart()
+        if not self._is_empty():
             self._empty = self.loop.create_future()
             await asyncio.wait([self._empty], timeout=timeout_s)
-        whole = not self.connections
+        whole = self._is_empty()
         for connection in list(self.connections):
             connection.give_up()
         if self._empty is not None:
@@ -112,6 +116,8 @@ class Front:
             self._timer.cancel()
         for connection in list(self.connections):
             connection.transport.abort()
+        for websocket in list(self.sockets):
+            websocket.abort()
 
     # ---- for the connections ----
 
@@ -122,8 +128,23 @@ class Front:
     def left(self, connection: Connection) -> None:
         self.connections.discard(connection)
         self.gateway.connections -= 1
-        if self._empty is not None and not self.connections and not self._empty.done():
+        if self._empty is not None and self._is_empty() and not self._empty.done():
             self._empty.set_result(None)
+
+    # ---- for the sockets ----
+
+    def socket_joined(self, socket: WebSocket) -> None:
+        self.sockets.add(socket)
+        self.gateway.connections += 1
+
+    def socket_left(self, socket: WebSocket) -> None:
+        self.sockets.discard(socket)
+        self.gateway.connections -= 1
+        if self._empty is not None and self._is_empty() and not self._empty.done():
+            self._empty.set_result(None)
+
+    def _is_empty(self) -> bool:
+        return not (self.connections or self.sockets)
 
     # ---- time ----
 
@@ -134,6 +155,8 @@ class Front:
         if self._ticks % _SWEEP_EVERY == 0:
             for connection in list(self.connections):
                 connection.sweep()
+            for websocket in list(self.sockets):
+                websocket.sweep()
 
     def _renew(self) -> None:
         clock = self.gateway.clock

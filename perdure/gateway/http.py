@@ -41,6 +41,7 @@ from perdure.gateway.request import (
     wants_async,
 )
 from perdure.gateway.stream import Stream
+from perdure.gateway.upgrade import upgrade
 from perdure.host.following import follow
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.raw_requests import pack
@@ -129,6 +130,8 @@ class Gateway:
         self.connections = 0
         """Open connections; the front counts them."""
         self._host = host
+        self.host = host
+        self.lines = host.lines
         self._call = host.call
         self._authorize = authorize
         self._routes: dict[bytes, dict[bytes, Route]] = {
@@ -230,8 +233,11 @@ class Gateway:
 
     def _take_long_way(self, request: HttpRequest, respond: Respond) -> None:
         fields = Fields(request.headers)
-        if b"upgrade" in fields and b"websocket" in fields.raw(b"upgrade").lower():
-            raise Refusal("not-implemented", "WebSocket connections are not served here")
+        if request.upgrades or (
+            b"upgrade" in fields and b"websocket" in fields.raw(b"upgrade").lower()
+        ):
+            upgrade(self, request, respond, fields)
+            return
         path, query = split_target(request.target)
         if path == b"*" and request.method == b"OPTIONS":
             self.answer(respond, None, options(b"GET, HEAD, POST, DELETE, OPTIONS"))

@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         "parser",
         "pending",
         "plain",
+        "rest",
         "since",
         "stuck_since",
         "taking",
@@ -137,6 +138,8 @@ class Connection(asyncio.Protocol):
         self.feeding = False
         self.flushing = False
         self.out: list[bytes] = []
+        self.rest: bytes | None = None
+        """What has come behind the head of an upgrade that is not answered yet."""
         # For the sweep.
         self.active = True
         self.since = front.now
@@ -167,6 +170,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self.ending:
+            if self.rest is not None:
+                self.rest += data
             return
         size = len(data)
         if size > self.front.small:
@@ -307,8 +312,10 @@ class Connection(asyncio.Protocol):
     def _upgraded(self, rest: bytes) -> None:
         head, self.again = self.again, b""
         if not head:
-            # A WebSocket or a tunnel, which have been refused: what follows is not HTTP.
+            # A WebSocket, perhaps, or a tunnel, which is refused: what follows is not HTTP.
             self.end()
+            self.rest = rest
+            self.transport.pause_reading()
             return
         self.parser = httptools.HttpRequestParser(self)
         try:
@@ -319,6 +326,14 @@ class Connection(asyncio.Protocol):
             self._refuse("bad-request", "the connection has been offered an upgrade already")
         except httptools.HttpParserError as error:
             self._malformed(error)
+
+    def hand_over(self, protocol: asyncio.Protocol) -> bytes:
+        """Give the transport to another protocol, and with it what has come behind the head."""
+        self.pending.clear()
+        self.front.left(self)
+        self.transport.set_protocol(protocol)
+        del self.parser
+        return self.rest or b""
 
     def _partial(self, size: int) -> None:
         """A message has begun and is not complete."""

@@ -43,6 +43,7 @@ CODES: dict[str, tuple[int, str]] = {
     "payload-too-large": (413, "The body is too large"),
     "uri-too-long": (414, "The path is too long"),
     "expectation-failed": (417, "The expectation cannot be met"),
+    "upgrade-required": (426, "This version of WebSocket is not spoken here"),
     "invalid-arguments": (422, "The arguments do not fit the handler"),
     "idempotency-mismatch": (422, "The idempotency key came with other arguments"),
     "headers-too-large": (431, "The headers are too large"),

@@ -21,6 +21,11 @@ from perdure.gateway.problem import Refusal
 if TYPE_CHECKING:
     from starlette.requests import Request
 
+    from perdure.gateway.http import Gateway
+    from perdure.gateway.session import Session
+    from perdure.gateway.upgrade import Upgrade
+    from perdure.object import Kind
+
 RawHeaders = list[tuple[bytes, bytes]]
 
 
@@ -37,6 +42,18 @@ class HttpRequest(msgspec.Struct, eq=False):
 
     mounted = False
     """Another application stands before the gateway."""
+
+    upgrades = False
+    """It asks for a WebSocket, and the face has seen to the handshake."""
+
+    def session(
+        self, gateway: Gateway, kind: Kind, key: str, upgrade: Upgrade, *, resumable: bool
+    ) -> Session:
+        """The line of a client that asks for a WebSocket. Raises Refusal."""
+        raise NotImplementedError
+
+    def switched(self) -> None:
+        """The upgrade is answered: nobody waits for another answer."""
 
     def prefix(self) -> str:
         """The path the gateway is mounted at, or empty."""
