@@ -166,7 +166,7 @@ class AsgiUpgrade(HttpRequest):
         self, gateway: Gateway, kind: Kind, key: str, upgrade: Upgrade, *, resumable: bool
     ) -> AsgiSession:
         oid = oid_of(kind.name, key)
-        made = AsgiSession(gateway, gateway.lines, kind, key, oid, resumable=resumable)
+        made = AsgiSession(gateway, gateway.host.lines, kind, key, oid, resumable=resumable)
         self.waiting.append(made)
         return made
 

@@ -137,7 +137,7 @@ class Exchange(HttpRequest):
             raise Refusal("bad-request", "an upgrade comes when all before it is answered")
         return WebSocket(
             conn,
-            *(gateway.lines, kind, key, oid_of(kind.name, key)),
+            *(gateway.host.lines, kind, key, oid_of(kind.name, key)),
             resumable=resumable,
             websocket_key=upgrade.key,
             deflate=upgrade.deflate,

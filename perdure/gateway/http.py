@@ -78,7 +78,10 @@ class Respond(Protocol):
 class Route:
     """A handler that can be called from outside, and how often each status was its answer."""
 
-    __slots__ = ("allow", "counts", "decode_json", "handler", "kind", "long", "ok", "query", "raw")
+    __slots__ = (
+        *("allow", "counts", "decode_json", "handler", "kind", "long", "ok", "query", "raw"),
+        "reads",
+    )
 
     def __init__(self, kind: Kind, handler: Handler) -> None:
         self.kind = kind
@@ -89,7 +92,9 @@ class Route:
         self.long = handler.streams or self.raw
         """It is more than a call and its result."""
         self.decode_json = handler.signature.decode_json
-        self.allow = b"GET, HEAD, POST, OPTIONS" if handler.query else b"POST, OPTIONS"
+        # A handler that is ephemeral changes nothing, but what it sends is seen: no GET.
+        self.reads = handler.query and not handler.ephemeral
+        self.allow = b"GET, HEAD, POST, OPTIONS" if self.reads else b"POST, OPTIONS"
         self.ok = 0
         self.counts: dict[int, int] = {}
 
@@ -131,7 +136,6 @@ class Gateway:
         """Open connections; the front counts them."""
         self._host = host
         self.host = host
-        self.lines = host.lines
         self._call = host.call
         self._authorize = authorize
         self._routes: dict[bytes, dict[bytes, Route]] = {
@@ -179,7 +183,7 @@ class Gateway:
                 if route.long:
                     self._take_long_way(request, respond)
                     return
-                if not route.query:
+                if not route.reads:
                     raise _not_allowed(request.method, route.allow)
                 args = route.decode(query)
             else:
@@ -258,7 +262,7 @@ class Gateway:
             self.answer(respond, route, options(route.allow))
             return
         reads = method in (b"GET", b"HEAD")
-        if not (method == b"POST" or (reads and route.query)):
+        if not (method == b"POST" or (reads and route.reads)):
             raise _not_allowed(method, route.allow)
         if not reads:
             _refuse_other_sites(request, fields)

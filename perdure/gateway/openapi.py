@@ -130,7 +130,7 @@ def _path_item(
         "schema": {"type": "string", "minLength": 1},
     }
     item: dict[str, Any] = {"parameters": [key], "post": _post(kind, handler, schema)}
-    if handler.query:
+    if handler.query and not handler.ephemeral:
         item["get"] = _get(kind, handler, schema, classes)
     return item
 

@@ -88,7 +88,7 @@ def upgrade(gateway: Gateway, request: HttpRequest, respond: Respond, fields: Fi
         else:
             shown = unquote_to_bytes(path).decode(errors="replace")
             headers = _kept_headers(request)
-            gateway.lines.connect(session, shown, query, headers, offered, principal, answered)
+            gateway.host.lines.connect(session, shown, query, headers, offered, principal, answered)
 
     gateway._with_principal(request, respond, None, authorized)
 
@@ -101,7 +101,7 @@ def _resume(
     principal: Any,
     answered: Any,
 ) -> None:
-    named = gateway.lines.named_by(token)
+    named = gateway.host.lines.named_by(token)
     if named is None or named[0] != session.oid:
         # It is no connection of this object, and no wish for a new one either.
         answered(Answer("", b"", None))

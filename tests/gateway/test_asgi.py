@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from perdure.gateway.asgi import refuse_websocket, serve_http
+from perdure.gateway.asgi import serve_http
 from perdure.gateway.http import Gateway
 from perdure.settings import Settings
 from tests.gateway.fakes import FakeHost
@@ -191,20 +191,3 @@ async def test_the_prefix_stands_in_a_location() -> None:
         )
         assert reply.status_code == 202
         assert reply.headers["location"].startswith("/my%20objects/_perdure/calls/")
-
-
-async def test_a_websocket_is_declined_before_its_upgrade() -> None:
-    sent: list[Any] = []
-
-    async def receive() -> Any:
-        return {"type": "websocket.connect"}
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
-    await refuse_websocket({"type": "websocket"}, receive, send)
-    assert sent == [{"type": "websocket.close", "code": 1000}]
-    sent.clear()
-    scope = {"type": "websocket", "extensions": {"websocket.http.response": {}}}
-    await refuse_websocket(scope, receive, send)
-    assert (sent[0]["status"], sent[1]["type"]) == (501, "websocket.http.response.body")

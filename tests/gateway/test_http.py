@@ -435,7 +435,14 @@ def test_an_answer_in_time_ends_the_timer() -> None:
 
 def test_a_websocket_is_declined() -> None:
     headers = [("Connection", "Upgrade"), ("Upgrade", "websocket")]
-    refused(ask("GET /Counter/a", headers=headers), "not-implemented")
+    refused(ask("GET /Counter/a", headers=headers), "upgrade-required")
+    headers += [("Sec-WebSocket-Version", "13"), ("Sec-WebSocket-Key", "AAAA")]
+    refused(ask("GET /Counter/a", headers=headers), "bad-request")
+    headers[-1] = ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")
+    refused(ask("GET /Counter/a", headers=headers), "unknown-handler")
+    refused(ask("GET /Nothing/a", headers=headers), "unknown-class")
+    refused(ask("GET /Counter/%ff", headers=headers), "unknown-handler")
+    refused(ask("POST /Counter/a", headers=headers), "method-not-allowed")
 
 
 def test_a_page_of_another_site_may_not_call() -> None:

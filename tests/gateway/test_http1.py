@@ -392,7 +392,7 @@ async def test_a_websocket_is_declined() -> None:
         reply = await client.ask(
             get("/Counter/a", "Connection: Upgrade", "Upgrade: websocket", "Sec-WebSocket-Key: x")
         )
-        assert (reply.status, reply.json()["code"]) == (501, "not-implemented")
+        assert (reply.status, reply.json()["code"]) == (426, "upgrade-required")
         assert await client.ended()
 
 
