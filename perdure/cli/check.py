@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from perdure.errors import BadSettings, OperatorError
-from perdure.journal.codec import read_entries, read_message
+from perdure.journal.codec import read_blob, read_entries, read_message
+from perdure.journal.entry import Entry, StepDone, StepItem
 from perdure.store.place import Place
 from perdure.store.sqlite_file import DATABASE, connect, trouble
 
@@ -42,6 +43,9 @@ class Report:
     schema: int
     objects: int = 0
     segments: int = 0
+    blobs: int = 0
+    orphans: int = 0
+    """Blobs that nobody names, left by a crash: the next start removes them."""
     parts: list[Part] = field(default_factory=list)
     findings: list[tuple[str, str]] = field(default_factory=list)
     """(place, what is wrong with it)."""
@@ -64,6 +68,8 @@ class StoreFile:
     def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
         self._connection = connection
         self.path = path
+        self._named: dict[tuple[int, str], str] = {}
+        """The blobs that entries name, by object and name: where."""
 
     def check(self) -> Report:
         """Look at everything: the file itself, the log, the history, the messages under way."""
@@ -73,12 +79,15 @@ class StoreFile:
                 report.findings.append((str(self.path), text))
         report.objects = self._number("SELECT count(*) FROM object")
         last = dict(self._rows("SELECT oid, last FROM object"))
+        self._named = {}
         self._check_segments(report)
         for row in self._rows("SELECT part, epoch, checkpoint, tail FROM part ORDER BY part"):
             part = Part(*row)
             report.parts.append(part)
             self._check_log(part, last, report)
             self._check_outbox(part, report)
+        if self._rows("SELECT 1 FROM sqlite_master WHERE name = 'blob'"):
+            self._check_blobs(report)
         return report
 
     def _check_log(self, part: Part, last: dict[int, int], report: Report) -> None:
@@ -97,6 +106,7 @@ class StoreFile:
             try:
                 for oid, entry in read_entries(body, place):
                     part.entries += 1
+                    self._note_blob(oid, entry, place)
                     before = last.get(oid, 0)
                     if entry.seq <= before:
                         continue  # A checkpoint has moved it to history already.
@@ -121,6 +131,7 @@ class StoreFile:
             try:
                 expected = first
                 for found, entry in read_entries(body, place):
+                    self._note_blob(found, entry, place)
                     if found != oid or entry.seq != expected:
                         report.findings.append((place, f"holds entry {entry.seq} of {found:x}"))
                         break
@@ -139,6 +150,28 @@ class StoreFile:
                 read_message(body, place)
             except OperatorError as error:
                 report.findings.append((place, _without(place, error)))
+
+    def _note_blob(self, oid: int, entry: Entry, place: str) -> None:
+        event = entry.event
+        if isinstance(event, StepDone | StepItem) and event.blob:
+            self._named[oid, event.blob] = f"{place}, turn {entry.seq}"
+
+    def _check_blobs(self, report: Report) -> None:
+        there = set()
+        for oid, name in self._rows("SELECT oid, name FROM blob ORDER BY oid, name"):
+            report.blobs += 1
+            there.add((oid, name))
+            report.orphans += (oid, name) not in self._named
+            place = f"blob {name} of {self._address(oid)}"
+            # One at a time: each may be large.
+            query = "SELECT body FROM blob WHERE oid = ? AND name = ?"
+            try:
+                read_blob(self._rows(query, oid, name)[0][0], place)
+            except OperatorError as error:
+                report.findings.append((place, _without(place, error)))
+        for (oid, name), place in self._named.items():
+            if (oid, name) not in there:
+                report.findings.append((place, f"names blob {name}, which is not there"))
 
     def loss(self, part: int, lsn: int) -> Loss:
         """What the log of a partition holds from that chunk on. Raises BadSettings for no chunk."""

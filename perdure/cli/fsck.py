@@ -72,6 +72,9 @@ def _tell(data: Path, report: Report) -> None:
             f"(partition {part.part}, epoch {part.epoch})"
         )
     click.echo(f"objects: {report.objects}, with {report.segments} segments of history")
+    if report.blobs:
+        left = f", of which {report.orphans} are left over; the next start removes them"
+        click.echo(f"large values beside the journal: {report.blobs}{left * bool(report.orphans)}")
     if not report.findings:
         click.echo(f"{data} is sound (schema {report.schema})")
         return
