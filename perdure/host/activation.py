@@ -187,7 +187,7 @@ class Activation:
     def _resume(self) -> None:
         """Take up what the object was about to do when it left memory."""
         machine = self.machine
-        for waited in (machine.steps or {}).values():
+        for waited in (machine.steps or {}).values() if machine.held is None else ():
             # Behind the gate: after a reload the asking may still be on its way to the disk.
             self.host.log.after(self.last_lsn, self.host.effects.output(self, waited.asked))
         self.set_alarm()
@@ -215,6 +215,8 @@ class Activation:
 
     def set_alarm(self) -> None:
         """Have the host ring at the object's next timer."""
+        if self.machine.held is not None:
+            return
         when = self.machine.next_timer_ns()
         if when and when != self.alarm_ns:
             self.alarm_ns = when
@@ -503,12 +505,16 @@ class Activation:
         if self.taken is not None and newest_seq(self.taken) == self.machine.seq:
             # On its way to the store, which may have it before the next turn.
             self.host.stash[self.machine.oid] = self.taken
+        self.pause()
+        self.load()
+
+    def pause(self) -> None:
+        """Forget this memory and take no more turns until the next load."""
         self.renew_machine()
         self.state = State.LOADING
         self.alarm_ns = 0
         if self.mailbox is None:
             self.mailbox = deque()
-        self.load()
 
     def renew_machine(self) -> None:
         """A fresh machine in the place of the one that is there."""

@@ -18,7 +18,7 @@ from perdure.errors import JournalCorrupt, ReadOnlyError
 from perdure.host import promises, schedules, stepping, watching
 from perdure.host.chance import Chance
 from perdure.host.loop import NS, ObjectLoop, TimerHandle
-from perdure.host.records import Asked, AskedStream, StepNotes, Waited
+from perdure.host.records import Asked, AskedStream, Held, StepNotes, Waited
 from perdure.host.streams import Items
 from perdure.host.task import AnswerFuture, Future
 from perdure.host.watching import Watch
@@ -30,6 +30,7 @@ from perdure.journal.entry import (
     Cancel,
     Command,
     Ended,
+    Entry,
     Sent,
     StepAsked,
     StepDropped,
@@ -79,6 +80,12 @@ class Surroundings:
         """The event loop that runs when no turn does. Known, since asking for it at each turn
         costs a system call on CPython 3.11."""
 
+    def copy(self) -> Surroundings:
+        """The same, for one machine that is looked at."""
+        other = Surroundings(self.secret, self.outer, debug=self.debug, blob=self.blob)
+        other.versions = self.versions
+        return other
+
 
 class Asking(ObjectLoop):
     """An object's loop, and what code that runs on it may ask of the outside."""
@@ -86,10 +93,13 @@ class Asking(ObjectLoop):
     __slots__ = (
         "_chance",
         "asked",
+        "borrowed",
         "buried",
         "cancelled",
         "commands",
         "deadlines",
+        "held",
+        "home",
         "key",
         "kind",
         "oid",
@@ -114,6 +124,9 @@ class Asking(ObjectLoop):
         self.kind = kind
         self.key = key
         self.oid = oid
+        self.home = oid
+        """Under which number it is stored. In turns that a copy has from its origin, `oid` is the
+        origin's, since ids are made from it."""
         self.surroundings = surroundings
         self.seq = 0
         self.asked: dict[int, Asked] | None = None
@@ -133,6 +146,11 @@ class Asking(ObjectLoop):
         """What its class declares for it, as it was told last."""
         self.past: list[Command] | None = None
         """In a replay: what the turn that runs asked for when it was live."""
+        self.borrowed: Entry | None = None
+        """The entry that is replayed, where it ran in another object or another store: what was
+        derived from their secret stands in it."""
+        self.held: Held | None = None
+        """What a copy keeps back until it is released; None: it is no copy, or was released."""
         self.commands: list[Command] = NOTHING
         """What the running turn has asked for, in order."""
         self.read_only = False
@@ -287,7 +305,7 @@ class Asking(ObjectLoop):
 
     def blob(self, name: str) -> bytes:
         """What rests under a name beside the journal."""
-        return self.surroundings.blob(self.oid, name)
+        return self.surroundings.blob(self.home, name)
 
     def next_step_id(self) -> str:
         self.number += 1
@@ -313,8 +331,11 @@ class Asking(ObjectLoop):
         """This turn's chance, made at its first use."""
         chance = self._chance
         if chance is None:
-            chance = self._chance = Chance(
-                self.surroundings.secret, self.oid, self.seq, fresh=self.read_only
+            borrowed = self.borrowed
+            chance = self._chance = (
+                Chance(self.surroundings.secret, self.oid, self.seq, fresh=self.read_only)
+                if borrowed is None or self.read_only
+                else Chance.of_key(borrowed.chance)
             )
         return chance
 

@@ -14,6 +14,12 @@ from random import Random
 _urandom = os.urandom
 
 
+def key_of(secret: bytes, oid: int, seq: int) -> bytes:
+    """From what a turn's chance follows. It tells nothing of other turns, nor of the secret."""
+    place = oid.to_bytes(8, "big") + seq.to_bytes(8, "big")
+    return blake2b(place, key=secret, digest_size=32).digest()
+
+
 class Chance:
     """What `random`, `secrets`, `uuid` and `os.urandom` draw from in one turn."""
 
@@ -21,10 +27,20 @@ class Chance:
 
     def __init__(self, secret: bytes, oid: int, seq: int, *, fresh: bool = False) -> None:
         # A query leaves no entry and its turn number is not its own, so its chance is real.
-        seed = _urandom(16) if fresh else oid.to_bytes(8, "big") + seq.to_bytes(8, "big")
-        self._key = blake2b(seed, key=secret, digest_size=32).digest()
+        self._key = (
+            blake2b(_urandom(16), key=secret, digest_size=32).digest()
+            if fresh
+            else key_of(secret, oid, seq)
+        )
         self._counter = 0
         self._random: Random | None = None
+
+    @classmethod
+    def of_key(cls, key: bytes) -> Chance:
+        """The chance of a turn of which the key is written down."""
+        chance = cls.__new__(cls)
+        chance._key, chance._counter, chance._random = key, 0, None
+        return chance
 
     @property
     def random(self) -> Random:

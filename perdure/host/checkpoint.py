@@ -96,6 +96,11 @@ class Checkpointer:
         async with self._lock:
             await self._run()
 
+    async def put(self, slice_: Checkpoint) -> None:
+        """Write a slice of somebody else's, between two checkpoints. Raises as `run` does."""
+        async with self._lock:
+            await self._store(slice_)
+
     async def _run(self) -> None:
         log = self._host.log
         if not log.tail_bytes and not self._host.stash and log.idle():

@@ -24,6 +24,7 @@ from perdure.errors import (
 from perdure.failure import Failure, exception_of, failure_of
 from perdure.host import (
     cancelling,
+    forking,
     promises,
     schedules,
     sessions,
@@ -54,8 +55,10 @@ from perdure.journal.entry import (
     Ended,
     Event,
     Fired,
+    Forked,
     Item,
     Refused,
+    Released,
     Reply,
     Resolved,
     Sent,
@@ -182,6 +185,8 @@ class Machine(Connecting):
                 self.drain()
             if self.watches is not None and not self.undone:
                 watching.look(self)
+            if self.held is not None:
+                forking.hold(self)
         finally:
             if self.ready:
                 self.ready.clear()
@@ -210,6 +215,8 @@ class Machine(Connecting):
 
     def wake_at(self) -> int:
         """When there is something to do without being asked: 0 never, 1 at once, else a time."""
+        if self.held is not None:
+            return 1 if self.next_call() is not None else 0
         if self.steps is not None or (self.queue is not None and self.next_call() is not None):
             return 1
         return self.next_timer_ns() if self.timers is not None else 0
@@ -570,6 +577,8 @@ EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Cancel: cancelling.cancel,
     Timetable: schedules.timetable,
     **sessions.EVENTS,
+    Forked: forking.forked,
+    Released: forking.released,
 }
 """What each kind of event but a call does; the modules of what an object can do besides add theirs
 (host.py imports them)."""

@@ -80,7 +80,7 @@ def begin(machine: Asking, promise: Promise[Any], timeout_ns: int | None) -> Non
     machine.number += 1
     number = promise._number = machine.number
     promise._oid = machine.oid
-    promise._token = token_of(machine.surroundings.secret, machine.oid, number)
+    promise._token = _new_token(machine, number)
     promise._state = OPEN
     promise._since_ns = machine.now_ns
     promise._until_ns = 0
@@ -95,6 +95,16 @@ def begin(machine: Asking, promise: Promise[Any], timeout_ns: int | None) -> Non
     machine.commands.append(
         Promised(promise._token, type_name(promise._of), promise._until_ns, machine.address)
     )
+
+
+def _new_token(machine: Asking, number: int) -> str:
+    if machine.borrowed is not None:
+        # In turns that ran under another secret, the token is the one that was given out.
+        head = f"{machine.oid:016x}-p{number:x}."
+        for command in machine.borrowed.commands:
+            if type(command) is Promised and command.token.startswith(head):
+                return command.token
+    return token_of(machine.surroundings.secret, machine.oid, number)
 
 
 def _time_out(machine: Asking, promise: Promise[Any]) -> None:

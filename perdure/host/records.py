@@ -6,7 +6,7 @@ from typing import Any
 
 from perdure.host.streams import Items
 from perdure.host.task import Future, Task
-from perdure.journal.entry import Answered, Call, StepAsked
+from perdure.journal.entry import Answered, Call, Sent, StepAsked
 
 
 class Running:
@@ -114,3 +114,15 @@ class Kept:
         self.expires = expires
         self.answer = answer
         """None while it runs."""
+
+
+class Held:
+    """What a copy of an object keeps back until it is released (forking.py)."""
+
+    __slots__ = ("asked", "sent")
+
+    def __init__(self, asked: list[Sent]) -> None:
+        self.asked = asked
+        """Calls of its origin that had no answer: to be made again, in its own name."""
+        self.sent: list[Sent] = []
+        """What it has sent to others itself."""

@@ -18,6 +18,7 @@ import msgspec
 
 from perdure.clock import iso
 from perdure.errors import DivergenceError, JournalCorrupt
+from perdure.host import forking
 from perdure.host.failures import decode_failure
 from perdure.host.machine import Machine
 from perdure.host.upgrades import enter
@@ -100,6 +101,36 @@ def replay_aloud(machine: Machine, entry: Entry) -> None:
             gc.enable()
 
 
+def run_again(machine: Machine, entry: Entry) -> list[Command]:
+    """Run one turn as the live one ran, also one that was undone, and give what it asks for."""
+    _enter(machine, entry)
+    collects = gc.isenabled()
+    gc.disable()
+    machine.rules = entry.rules
+    try:
+        return machine.turn(entry.event, entry.time)
+    finally:
+        machine.rules = RULES
+        if collects:
+            gc.enable()
+
+
+def _enter(machine: Machine, entry: Entry) -> None:
+    """Be what the turn found."""
+    versions = machine.surroundings.versions
+    if machine.source is not None or (
+        versions is not None and entry.version != machine.kind.version
+    ):
+        enter(machine, entry)
+    if entry.chance:
+        forking.borrow(machine, entry)
+    else:
+        machine.borrowed = None
+    if entry.reloaded and not machine.reloaded:
+        machine.go_through_bytes()
+    machine.reloaded = False
+
+
 def _replay(machine: Machine, entry: Entry) -> int:
     if entry.seq <= machine.seq:
         return 0
@@ -108,14 +139,7 @@ def _replay(machine: Machine, entry: Entry) -> int:
             f"{machine.address}: turn {machine.seq + 1} is missing, and {entry.seq} is there",
             hint="Restore the data directory from a backup.",
         )
-    versions = machine.surroundings.versions
-    if machine.source is not None or (
-        versions is not None and entry.version != machine.kind.version
-    ):
-        enter(machine, entry)
-    if entry.reloaded and not machine.reloaded:
-        machine.go_through_bytes()
-    machine.reloaded = False
+    _enter(machine, entry)
     if entry.undone:
         machine.skip(entry.event, entry.time, entry.commands)
         return 1

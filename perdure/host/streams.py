@@ -61,7 +61,8 @@ async def drive(machine: Machine, event: Call, generator: AsyncGenerator[Any, No
     try:
         async for item in generator:
             index += 1
-            _give(machine, event, index, item)
+            # The call as it is now: in a copy of the object it is another (forking.py).
+            _give(machine, machine.call or event, index, item)
     finally:
         # An item that does not fit ends the loop while the generator still stands at its yield.
         await generator.aclose()

@@ -251,6 +251,24 @@ class Upgraded(msgspec.Struct, array_like=True, frozen=True, tag="upgraded"):
     """The version it was on."""
 
 
+class Forked(msgspec.Struct, array_like=True, frozen=True, tag="forked"):
+    """The turns before are those of another object; from here on this one goes on by itself.
+
+    What it asks of the outside is kept back until it is released.
+    """
+
+    origin: str
+    """The address of that object."""
+    address: str
+    """Its own."""
+    asked: list[Sent] = []
+    """Calls of the origin that had no answer: it makes them itself when it is released."""
+
+
+class Released(msgspec.Struct, array_like=True, frozen=True, tag="released"):
+    """A copy may reach the outside from here on: what was kept back is asked for."""
+
+
 Event = (
     Call
     | Started
@@ -270,6 +288,8 @@ Event = (
     | Connected
     | Received
     | Disconnected
+    | Forked
+    | Released
 )
 
 
@@ -436,6 +456,9 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     indexed: dict[str, bytes] | None = None
     """All values of the object's Indexed attributes, where one is another than before the turn, in
     the bytes of indexed.py. They follow from the memory, so no replay compares them."""
+    chance: bytes = b""
+    """What its chance was derived from, in an entry that was copied out of another object or
+    store: there it follows from a secret that is not known here."""
 
 
 def shortened(answered: Answered) -> Answered:

@@ -6,7 +6,6 @@ the exception is caught where it ends: with its frames, as they were.
 
 from __future__ import annotations
 
-import gc
 import os
 import traceback
 from typing import Any
@@ -14,8 +13,8 @@ from typing import Any
 from perdure.clock import iso
 from perdure.errors import UnknownTurn
 from perdure.failure import failure_of
-from perdure.host.asking import Surroundings
-from perdure.host.upgrades import having, stand_before
+from perdure.host.replay import run_again
+from perdure.host.upgrades import having
 from perdure.journal.entry import Call, Entry
 from perdure.past.record import Record
 from perdure.past.walk import walk
@@ -34,25 +33,18 @@ async def errors_of(record: Record, seq: int) -> list[dict[str, Any]]:
     if entry is None or entry.seq != seq:
         raise UnknownTurn(f"{record.kind.name}/{record.key} has no turn {seq}")
     catcher = _Catcher(entry)
-    before = record.machine().surroundings
-    surroundings = Surroundings(before.secret, before.outer, blob=before.blob)
-    surroundings.versions = before.versions
+    surroundings = record.machine().surroundings.copy()
     machine = await walk(record, seq - 1, surroundings)
-    await having(machine, lambda: stand_before(machine, entry))
     surroundings.on_error = catcher.call_failed
-    collects = gc.isenabled()
-    gc.disable()
     try:
         # As the live turn ran, and not as a replay counts one that was undone.
-        machine.turn(entry.event, entry.time)
+        await having(machine, lambda: run_again(machine, entry))
         for problem in machine.problems or ():
             error = problem.get("exception")
             if isinstance(error, BaseException):
                 catcher.caught(error, None, None)
     finally:
         machine.discard()
-        if collects:
-            gc.enable()
     return catcher.found
 
 

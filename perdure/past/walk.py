@@ -92,6 +92,10 @@ class _Keeper:
 
     def replay(self, machine: Machine, page: Sequence[Entry]) -> None:
         """Run a page, stopping where a snapshot is due."""
+        # Begun a second time, where a version of the code had to be fetched: what ran, ran.
+        page = [entry for entry in page if entry.seq > machine.seq]
+        if not page:
+            return
         begin = 0
         if self._able and page[-1].seq - self._newest > self._spacing:
             for i, entry in enumerate(page):

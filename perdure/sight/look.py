@@ -30,9 +30,11 @@ from perdure.journal.entry import (
     Ended,
     Entry,
     Fired,
+    Forked,
     Item,
     Received,
     Refused,
+    Released,
     Reply,
     Resolved,
     Skipped,
@@ -390,3 +392,7 @@ def event_of(entry: Entry) -> tuple[str, str]:
             return "message", f"{event.conn} {short_body(event.body, 400)}"
         case Disconnected():
             return "disconnect", f"{event.conn} {event.code} {event.reason}".rstrip()
+        case Forked():
+            return "fork", f"from {event.origin}"
+        case Released():
+            return "release", ""

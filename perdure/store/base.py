@@ -257,8 +257,8 @@ class Checkpoint:
     settled: Sequence[str] = ()
     """Tokens whose rows go; none of them is in `promises`, and some may not be there."""
     drop: Sequence[int] = ()
-    """Objects of which everything goes (row, snapshots, segments, waypoints) before the rest of
-    the slice is written."""
+    """Objects of which everything goes (row, snapshots, segments, waypoints, promises, and blobs
+    that a turn names) before the rest of the slice is written."""
     calls: Sequence[tuple[int, Sequence[CallRow]]] = ()
     """All open calls of each object named: they replace those that were there."""
     failed: Sequence[CallRow] = ()

@@ -126,6 +126,9 @@ class MemoryStore:
                 table.pop(oid, None)
             self._calls = {mark: row for mark, row in self._calls.items() if row.oid != oid}
             self._forget_waypoints(oid, 0, 1 << 62)
+            self._promises = {t: one for t, one in self._promises.items() if one.oid != oid}
+            for place in [p for p, (_, seq, _) in self._blobs.items() if p[0] == oid and seq]:
+                del self._blobs[place]
         for row in slice_.rows:
             if row.snapshot is not None or row.seq == 0 or row.status == "deleted":
                 self._suspended.pop(row.oid, None)

@@ -11,6 +11,9 @@ DROP_WAYPOINTS = "DELETE FROM waypoint WHERE oid = ? AND seq >= ? AND seq < ?"
 
 DROP_OBJECT = (
     "DELETE FROM waypoint WHERE oid = ?",
+    "DELETE FROM promise WHERE oid = ?",
+    # Those that no turn names yet are on their way to the one that takes its place.
+    "DELETE FROM blob WHERE oid = ? AND seq > 0",
     "DELETE FROM segment WHERE oid = ?",
     "DELETE FROM suspended WHERE oid = ?",
     "DELETE FROM snapshot WHERE oid = ?",

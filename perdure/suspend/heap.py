@@ -106,6 +106,7 @@ STATE = (
     "connections",
     "creating",
     "deadlines",
+    "held",
     "holder",
     "instance",
     "kept",
