@@ -134,7 +134,9 @@ class Machine(Connecting):
             rebuild_sets(self)
             return
         self.discard()
+        home = self.home
         Machine.__init__(self, self.kind, self.key, self.oid, self.surroundings)
+        self.home = home
         heap.load_heap(self, data)
 
     # --- a turn

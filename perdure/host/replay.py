@@ -49,7 +49,7 @@ from perdure.journal.entry import (
     without_arguments,
 )
 from perdure.store.base import Segment
-from perdure.suspend import heap
+from perdure.suspend import editions, heap
 
 
 def replay_segments(machine: Machine, segments: Sequence[Segment], upto: int | None = None) -> int:
@@ -103,14 +103,19 @@ def replay_aloud(machine: Machine, entry: Entry) -> None:
 
 def run_again(machine: Machine, entry: Entry) -> list[Command]:
     """Run one turn as the live one ran, also one that was undone, and give what it asks for."""
-    _enter(machine, entry)
+    try:
+        _enter(machine, entry)
+    finally:
+        editions.active = None
     collects = gc.isenabled()
     gc.disable()
     machine.rules = entry.rules
+    machine.past = entry.commands
     try:
         return machine.turn(entry.event, entry.time)
     finally:
         machine.rules = RULES
+        machine.past = None
         if collects:
             gc.enable()
 

@@ -139,14 +139,6 @@ def enter(machine: Machine, entry: Entry) -> None:
     machine.source = None
 
 
-def stand_before(machine: Machine, entry: Entry) -> None:
-    """Be in the version that ran an entry, for a turn that is run by itself."""
-    try:
-        enter(machine, entry)
-    finally:
-        editions.active = None
-
-
 def _go_over(machine: Machine, kind: Kind) -> None:
     """Become what the same memory is in another version of the code."""
     if machine.source is None:
@@ -154,7 +146,9 @@ def _go_over(machine: Machine, kind: Kind) -> None:
     source, seq = machine.source, machine.seq
     if not machine.pending:
         machine.discard()
+    home = machine.home
     Machine.__init__(machine, kind, machine.key, machine.oid, machine.surroundings)
+    machine.home = home
     # Where the load needs a bundle that is not in memory yet, the same is done again with it.
     machine.source, machine.seq, machine.pending = source, seq, True
     _load(machine, *source)

@@ -19,12 +19,14 @@ from perdure.journal.entry import (
     Event,
     Fired,
     Framed,
+    Forked,
     Item,
     MessageId,
     Planned,
     Promised,
     Received,
     Refused,
+    Released,
     Reply,
     Resolved,
     Sent,
@@ -134,6 +136,10 @@ EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
         Disconnected, conn=TEXTS, code=CODES, reason=TEXTS, silent=st.booleans()
     ),
     Cancel: CANCELS,
+    Forked: st.builds(
+        Forked, origin=TEXTS, address=TEXTS, asked=st.lists(st.deferred(lambda: SENT), max_size=2)
+    ),
+    Released: st.builds(Released),
     Timetable: st.builds(Timetable, ticks=st.lists(TICKS, max_size=3)),
 }
 
