@@ -7,6 +7,7 @@
     GET     objects/{Class}/{key}/history, state, diff …      past.py
     GET     objects/{Class}/{key}/why
     GET     promises?object=&class=&type=&limit=&after=       a page; `Link: rel="next"` if full
+    POST    uploads/{name}, import                            past.py
     GET     doctor?class=&after=&limit=                       a page; `next` is to go on behind
     GET     quarantine
     POST    quarantine/{Class}/{key}/retry                    or skip
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from perdure.gateway.inbox import list_promises
-from perdure.gateway.past import PAGE, PAGE_MAX, PastOf
+from perdure.gateway.past import PAGE, PAGE_MAX, PastOf, Uploads
 from perdure.gateway.problem import Refusal, Reply
 from perdure.gateway.reply import json_reply, nothing
 from perdure.gateway.request import read_list, read_query, whole_number
@@ -40,8 +41,11 @@ class Admin:
 
     def __init__(self, host: Host) -> None:
         self._host = host
+        self._uploads = Uploads(host)
 
-    def find(self, segments: list[str], query: bytes, prefix: str) -> Methods:
+    def find(
+        self, segments: list[str], query: bytes, prefix: str, body: bytes = b""
+    ) -> Methods:
         """What each method does at a path; empty where there is nothing."""
         host = self._host
         match segments:
@@ -59,9 +63,13 @@ class Admin:
                 address = _address(kind, key)
                 return {b"GET": lambda: _shown(why.why(host, address))}
             case ["objects", kind, key, what]:
-                return PastOf(host, _address(kind, key), query).find(what)
+                return PastOf(host, _address(kind, key), query, body).find(what)
             case ["promises"]:
                 return {b"GET": lambda: list_promises(host, query, prefix)}
+            case ["uploads", name]:
+                return {b"POST": lambda: self._uploads.add(name, query, body)}
+            case ["import"]:
+                return {b"POST": lambda: self._uploads.bring_in(query, body)}
             case ["doctor"]:
                 return {b"GET": lambda: self._examine(query)}
             case ["quarantine"]:

@@ -109,7 +109,7 @@ class Internal:
             case ["promises", token, "reject"]:
                 return Endpoint("open", {b"POST": lambda: reject(self._host, token, request.body)})
             case segments:
-                methods = self._admin.find(segments, query, prefix)
+                methods = self._admin.find(segments, query, prefix, request.body)
         if not methods:
             raise Refusal("not-found", f"there is no {path.decode(errors='replace')}")
         return Endpoint("admin", methods)

@@ -101,7 +101,7 @@ def _new_token(machine: Asking, number: int) -> str:
     if machine.borrowed is not None:
         # In turns that ran under another secret, the token is the one that was given out.
         head = f"{machine.oid:016x}-p{number:x}."
-        for command in machine.borrowed.commands:
+        for command in machine.past or ():
             if type(command) is Promised and command.token.startswith(head):
                 return command.token
     return token_of(machine.surroundings.secret, machine.oid, number)

@@ -127,13 +127,13 @@ def _enter(machine: Machine, entry: Entry) -> None:
         versions is not None and entry.version != machine.kind.version
     ):
         enter(machine, entry)
+    if entry.reloaded and not machine.reloaded:
+        machine.go_through_bytes()
+    machine.reloaded = False
     if entry.chance:
         forking.borrow(machine, entry)
     else:
         machine.borrowed = None
-    if entry.reloaded and not machine.reloaded:
-        machine.go_through_bytes()
-    machine.reloaded = False
 
 
 def _replay(machine: Machine, entry: Entry) -> int:

@@ -10,11 +10,12 @@ from perdure import ref as refs
 from perdure.errors import SideEffectError
 from perdure.inside import inside
 from perdure.past import history as histories
-from perdure.past import looking
+from perdure.past import looking, planting
+from perdure.past.extract import export
 from perdure.past.history import Filter
 from perdure.past.moment import Moment, read_moment
 from perdure.past.record import HostRecord, record_of
-from perdure.ref import Ref
+from perdure.ref import Ref, parse_address
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -91,6 +92,24 @@ class Past:
         """What was raised in turn `at`, or in each turn behind `after` in which a call failed,
         with traceback and the locals of each frame."""
         return await looking.errors(await self._record(), at, after, limit)
+
+    async def fork(self, key: str, at: When | None = None, *, live: bool = False) -> Ref:
+        """A new object of the same class, with this past up to a moment (None: now).
+
+        It is held back from the outside until `release`, unless it is `live`: its code runs and
+        calls are answered, but no step starts, no message leaves and no timer fires. Raises
+        Conflict if there is an object of that key.
+        """
+        made = await planting.fork(_host(), self.address, key, self._moment(at), live=live)
+        return Ref(*parse_address(made["address"]))
+
+    async def release(self) -> None:
+        """Let a fork, or what was imported, reach the outside. Raises Conflict if it may."""
+        await planting.release(_host(), self.address)
+
+    async def export(self) -> bytes:
+        """The object as a file: its turns, its memory, its code (docs/data.md)."""
+        return b"".join([section async for section in export(_host(), [self.address])])
 
     async def _record(self) -> HostRecord:
         return await record_of(_host(), self.address)

@@ -4,7 +4,7 @@
     section    "pX" | format u16 | crc32 u32 | length u32 | zlib of msgpack, `length` bytes
 
 The first section is a map `{"perdure": …}` that says who wrote the file and when; then come
-`{"version", "bundle"}` for each version of the code that any turn names, an `{"object": …}` for each
+`{"version", "bundle"}` for each version of the code that a turn names, an `{"object": …}` for each
 object, and `{"end": number of sections}`. A file that was cut off has no end, and is refused.
 
 The chance of each turn is in its entry (`chance`), so that the past can be run again elsewhere;

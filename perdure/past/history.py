@@ -13,8 +13,8 @@ import msgspec
 from perdure.clock import iso
 from perdure.errors import BadArguments, UnknownObject
 from perdure.host.replay import short_body, tell_command
-from perdure.journal.entry import Answered, Call, Ended, Entry, Reply, Sent
-from perdure.journal.identity import oid_of
+from perdure.journal.entry import Answered, Call, Ended, Entry, Forked, Reply, Sent
+from perdure.journal.identity import call_id, oid_of
 from perdure.past.record import Record, record_of
 from perdure.ref import parse_address
 from perdure.sight.look import event_of, told
@@ -148,6 +148,8 @@ async def calls(record: Record, after: int, limit: int, wanted: Filter) -> list[
                     begun[event.caller, event.answer_to] = shown[-1]
             for command in entry.commands:
                 open_ -= _ends(begun, command, entry)
+            if type(event) is Forked:
+                begun = _renamed(begun, event)
             if type(event) is Ended:
                 for call in shown:
                     if call["status"] == "running":
@@ -159,6 +161,17 @@ async def calls(record: Record, after: int, limit: int, wanted: Filter) -> list[
                 return shown
         await asyncio.sleep(0)
     return shown
+
+
+def _renamed(begun: dict[Any, dict[str, Any]], event: Forked) -> dict[Any, dict[str, Any]]:
+    """Calls that run on in a copy, by the ids that they have there."""
+    oid = oid_of(*parse_address(event.address))
+    renamed: dict[Any, dict[str, Any]] = {}
+    for id_, call in begun.items():
+        if isinstance(id_, str):
+            call["id"] = call_id(oid, id_.partition("-")[2])
+            renamed[call["id"]] = call
+    return renamed
 
 
 def _call(event: Call, entry: Entry) -> dict[str, Any]:

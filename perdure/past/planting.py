@@ -11,8 +11,9 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from perdure.errors import Conflict, Unavailable, UnknownKind, UnknownObject
+from perdure.errors import Conflict, NotSerializable, Unavailable, UnknownKind, UnknownObject
 from perdure.host.activation import Activation, State
+from perdure.host.indexing import Seen
 from perdure.journal import codec
 from perdure.journal.entry import RULES, Command, Entry, Forked, Promised, Released
 from perdure.journal.identity import oid_of
@@ -30,7 +31,15 @@ from perdure.past.moment import Moment
 from perdure.past.record import record_of
 from perdure.past.walk import walk
 from perdure.ref import check_key, format_address, parse_address
-from perdure.store.base import Blob, Checkpoint, ObjectRow, PromiseRow, Segment, Suspended
+from perdure.store.base import (
+    Blob,
+    Checkpoint,
+    IndexedRow,
+    ObjectRow,
+    PromiseRow,
+    Segment,
+    Suspended,
+)
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -146,16 +155,21 @@ async def _slice(host: Host, one: Extract, kind: Kind, key: str, oid: int) -> Ch
         reloaded, machine.reloaded = machine.reloaded, False
         event = Forked(one.address, address, asked)
         commands = machine.turn(event, now)
+        # Their sockets are the origin's: when it is loaded they are found to be lost, and
+        # `on_disconnect` runs for each.
+        connections = len(machine.connections or ())
+        values = Seen(machine).keys
         entry = Entry(
             machine.seq, machine.now_ns, machine.kind.version, event, commands,
             machine.wake_at(), 0, address if machine.seq == 1 else "", False, reloaded, RULES,
+            connections=connections, indexed=values or None,
         )  # fmt: skip
         snapshot: bytes | None = None
         quiescent = machine.quiescent()
         try:
             snapshot = heap.dump_heap(machine)
             quiescent = quiescent and not heap.is_suspended(snapshot)
-        except heap.NotSerializable as error:
+        except NotSerializable as error:
             if one.first > 1:
                 raise Conflict(
                     f"{one.address} at turn {one.last} cannot be copied: {error.message}",
@@ -170,7 +184,7 @@ async def _slice(host: Host, one: Extract, kind: Kind, key: str, oid: int) -> Ch
     row = ObjectRow(
         oid, kind.name, key, entry.seq if plain else 0, entry.seq, wake_at,
         "" if alive else "deleted", "", entries[0].time, entry.time, version,
-        snapshot if plain else None,
+        snapshot if plain else None, connections,
     )  # fmt: skip
     cache = [Suspended(oid, entry.seq, snapshot)] if snapshot is not None and not plain else []
     segments = list(_segments(oid, entries))
@@ -182,6 +196,7 @@ async def _slice(host: Host, one: Extract, kind: Kind, key: str, oid: int) -> Ch
         suspended=cache,
         blobs=[Blob(oid, name, one.last) for name in one.blobs],
         promises=_promises(oid, entry.time, commands),
+        indexed=[IndexedRow(oid, kind.name, key, values)] if values else [],
         drop=[oid],
     )
 

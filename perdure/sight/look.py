@@ -169,6 +169,7 @@ async def show(host: Host, address: str) -> dict[str, Any]:
         "steps": [],
         "failed_steps": [],
         "rebuild": None,
+        "held": False,
     }
     if status == "quarantined":
         stored = await host.store.load(host.log.part, oid)
@@ -197,6 +198,7 @@ def _look(activation: Activation, *, compare: bool) -> dict[str, Any]:
 
     def look(instance: Object) -> None:
         seen["seq"] = machine.seq
+        seen["held"] = machine.held is not None
         seen["state"] = {name: plain(value) for name, value in instance.__dict__.items()}
         seen["timers"] = [
             *(_timer(one) for one in sorted(machine.timers or ()) if one.callback is not None),

@@ -12,6 +12,8 @@ DROP_WAYPOINTS = "DELETE FROM waypoint WHERE oid = ? AND seq >= ? AND seq < ?"
 DROP_OBJECT = (
     "DELETE FROM waypoint WHERE oid = ?",
     "DELETE FROM promise WHERE oid = ?",
+    "DELETE FROM calls WHERE oid = ?",
+    "DELETE FROM indexed WHERE oid = ?",
     # Those that no turn names yet are on their way to the one that takes its place.
     "DELETE FROM blob WHERE oid = ? AND seq > 0",
     "DELETE FROM segment WHERE oid = ?",

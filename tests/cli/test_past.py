@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -78,3 +79,61 @@ def test_history_is_followed_an_entry_a_line(shell: Any) -> None:
                 assert json.loads(following.stdout.readline())["seq"] == seq
         finally:
             following.kill()
+
+
+WAITING = """
+import asyncio
+from pathlib import Path
+from perdure import Object, step
+
+@step
+async def charge(card: str) -> str:
+    with Path("charged.txt").open("a") as file:
+        file.write(card + "\\n")
+    return "paid"
+
+class Order(Object):
+    status: str = "new"
+    async def pay(self, card: str, seconds: float = 1.0) -> str:
+        self.status = "waiting"
+        await asyncio.sleep(seconds)
+        self.status = await charge(card)
+        return self.status
+"""
+
+
+def test_a_fork_is_held_and_an_export_goes_elsewhere(shell: Any) -> None:
+    shell.write("order.py", WAITING)
+    server = shell.serve("serve", "order.py", "--data", "one")
+    shell.json(server, "send", "Order/o", "pay", "card=visa")
+    made = shell.json(server, "fork", "Order/o", "again", "--at", "1")
+    assert (made["address"], made["held"]) == ("Order/again", True)
+    server.wait_for("perdure serves|^{")
+    charged = shell.folder / "charged.txt"
+    _until(lambda: charged.exists())
+    assert shell.json(server, "state", "Order/again")["state"]["status"] == "waiting"
+
+    told = shell.run("export", "Order/again", "o.px", "--url", server.url)
+    assert told.returncode == 0, told.stderr
+    assert shell.json(server, "export", "Order", "all.px")["objects"] == 2
+    refused = shell.run("import", "o.px", "--url", server.url)
+    assert refused.returncode == 1
+    assert "already" in refused.stderr
+
+    other = shell.serve("serve", "order.py", "--data", "two")
+    [made] = shell.json(other, "import", "o.px", "--as", "moved")
+    assert made["address"] == "Order/moved"
+    assert len(shell.json(other, "import", "all.px")) == 2
+    assert shell.json(other, "diff", "Order/moved", "1", "2")["changes"] == []
+    assert charged.read_text() == "visa\n"
+    text = shell.run("release", "Order/moved", "--url", other.url).stdout
+    assert text == "Order/moved is released\n"
+    _until(lambda: charged.read_text() == "visa\nvisa\n")
+    assert shell.json(other, "history", "Order/moved", "--kind", "fork")[0]["seq"] == 2
+
+
+def _until(condition: Any) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -114,3 +114,32 @@ async def test_a_divergence_names_turn_expected_and_found(monkeypatch: Any) -> N
         assert (problem["seq"], problem["expected"], problem["found"]) == (
             *(1, "answer 1", "answer -3"),
         )
+
+
+async def test_fork_release_export_and_import_over_http() -> None:
+    async with tallies() as (_, gateway):
+        post = PLACE.replace("GET", "POST")
+        made = (await ask(gateway, f"{post}/fork", body=b'{"key": "f", "at": 1}')).json()
+        assert made == {"address": "Tally/f", "origin": "Tally/a%2Fb", "seq": 2, "held": True}
+        assert (await ask(gateway, "GET objects/Tally/f/state")).json()["state"]["marks"] == [3]
+        assert code(await ask(gateway, f"{post}/fork", body=b'{"key": "f"}')) == "conflict"
+        assert code(await ask(gateway, f"{post}/fork", body=b"[]")) == "invalid-arguments"
+        assert code(await ask(gateway, f"{post}/fork", body=b"{")) == "bad-json"
+        assert (await ask(gateway, "POST objects/Tally/f/release")).status == 204
+        assert code(await ask(gateway, "POST objects/Tally/f/release")) == "conflict"
+        assert code(await ask(gateway, "POST objects/Tally/never/release")) == "unknown-object"
+
+        file = (await ask(gateway, f"{PLACE}/export")).body
+        assert code(await ask(gateway, "POST import", body=file)) == "conflict"
+        half = len(file) // 2
+        assert (await ask(gateway, "POST uploads/u", body=file[:half])).json() == {"bytes": half}
+        assert code(await ask(gateway, "POST uploads/u?at=9999999", body=b"x")) == "conflict"
+        await ask(gateway, f"POST uploads/u?at={half}", body=file[half:])
+        [made] = (await ask(gateway, "POST import?upload=u&as=g&live=1")).json()
+        assert (made["address"], made["held"]) == ("Tally/g", False)
+        assert await Tally.at("g").mark(1) == 3
+        assert code(await ask(gateway, "POST import?upload=u&as=h")) == "conflict"
+        [made] = (await ask(gateway, "POST import?replace=1", body=file)).json()
+        assert made["address"] == "Tally/a%2Fb"
+        bad = await ask(gateway, "POST import?as=h", body=file[:-9])
+        assert bad.json()["code"] == "journal-corrupt"
