@@ -6,6 +6,7 @@
     │   ├── ResultTypeError           the handler returned what its annotation does not allow
     │   ├── BadJson, BadArguments, InvalidKey
     │   ├── UnknownKind, UnknownHandler, UnknownObject, UnknownTurn, UnknownCall,
+    │   │   UnknownVersion,
     │   │   UnknownPromise, MethodNotAllowed, PayloadTooLarge
     │   ├── PromiseRejected           whoever was to resolve the promise rejected it
     │   ├── Unauthorized, Forbidden
@@ -144,6 +145,12 @@ class UnknownTurn(CallError):
     """The object has no such turn, or its history does not reach back to it any more."""
 
     code = "unknown-turn"
+
+
+class UnknownVersion(CallError):
+    """The store has no such version of the code."""
+
+    code = "unknown-version"
 
 
 class UnknownCall(CallError):
@@ -301,6 +308,12 @@ class DivergenceError(AuthorError):
         return type(self), (self.address, self.seq, self.expected, self.found)
 
 
+class UpgradeFailed(AuthorError):
+    """`on_upgrade` of an object raised; the object is as it was, on the version it had."""
+
+    code = "upgrade-failed"
+
+
 class InvalidClass(AuthorError, TypeError):
     """An Object class cannot be served as it is written."""
 
@@ -337,6 +350,12 @@ class StoreUnavailable(OperatorError):
 
     code = "store-unavailable"
     retry = True
+
+
+class VersionUnusable(OperatorError):
+    """The code of an older version is needed, and cannot be imported any more."""
+
+    code = "version-unusable"
 
 
 class JournalCorrupt(OperatorError):

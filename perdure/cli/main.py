@@ -38,6 +38,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "import": ("perdure.cli.forks:bring_in", "Bring in the objects of a file."),
     "delete": ("perdure.cli.objects:delete", "End an object: its state and its timers."),
     "quarantine": ("perdure.cli.quarantine:quarantine", "Objects that were set aside."),
+    "versions": ("perdure.cli.versions:versions", "Which code there is, and who holds older code."),
     "verify": ("perdure.cli.verify:verify", "Replay stored histories with new code, on copies."),
     "doctor": ("perdure.cli.doctor:doctor", "Which objects could not be loaded, and why."),
     "backup": ("perdure.cli.copies:backup", "Copy a store while it is served."),

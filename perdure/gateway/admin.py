@@ -9,6 +9,8 @@
     GET     promises?object=&class=&type=&limit=&after=       a page; `Link: rel="next"` if full
     POST    uploads/{name}, import                            past.py
     GET     doctor?class=&after=&limit=                       a page; `next` is to go on behind
+    GET     versions, versions/{version}                      which there are; the source of one
+    GET     versions/objects?class=&past=&limit=&after=       who is on an older one, and why
     GET     quarantine
     POST    quarantine/{Class}/{key}/retry                    or skip
 
@@ -27,7 +29,7 @@ from perdure.gateway.problem import Refusal, Reply
 from perdure.gateway.reply import json_reply, nothing
 from perdure.gateway.request import read_list, read_query, whole_number
 from perdure.ref import check_key, format_address, parse_address
-from perdure.sight import doctor, look, why
+from perdure.sight import doctor, look, versions, why
 from perdure.sight.found import find_objects
 
 if TYPE_CHECKING:
@@ -72,6 +74,12 @@ class Admin:
                 return {b"POST": lambda: self._uploads.bring_in(query, body)}
             case ["doctor"]:
                 return {b"GET": lambda: self._examine(query)}
+            case ["versions"]:
+                return {b"GET": lambda: _shown(versions.versions(host))}
+            case ["versions", "objects"]:
+                return {b"GET": lambda: self._holders(query)}
+            case ["versions", version]:
+                return {b"GET": lambda: _shown(versions.bundle(host, version))}
             case ["quarantine"]:
                 return {b"GET": lambda: _shown(host.quarantined())}
             case ["quarantine", kind, key, "retry"]:
@@ -140,6 +148,14 @@ class Admin:
         limit = whole_number(given, "limit", PAGE, PAGE_MAX)
         kind, after = given.get("class") or None, given.get("after") or None
         return json_reply(await doctor.examine(self._host, kind, after, limit))
+
+
+    async def _holders(self, query: bytes) -> Reply:
+        given = read_query(query)
+        limit = whole_number(given, "limit", PAGE, PAGE_MAX)
+        kind, after = given.get("class") or None, given.get("after") or None
+        past = given.get("past", "") in ("1", "true")
+        return json_reply(await versions.holders(self._host, kind, after, limit, past=past))
 
 
 async def _shown(found: Awaitable[Any]) -> Reply:

@@ -35,6 +35,7 @@ CODES: dict[str, tuple[int, str]] = {
     "unknown-promise": (404, "No such promise is known"),
     "unknown-object": (404, "There is no such object"),
     "unknown-turn": (404, "The object has no such turn"),
+    "unknown-version": (404, "There is no such version of the code"),
     "method-not-allowed": (405, "The method does not fit the path"),
     "request-timeout": (408, "The request took too long to arrive"),
     "conflict": (409, "It was decided already, and otherwise"),

@@ -14,16 +14,22 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from perdure.errors import CallError, DivergenceError, JournalCorrupt
+from perdure.errors import (
+    CallError,
+    DivergenceError,
+    JournalCorrupt,
+    UpgradeFailed,
+    VersionUnusable,
+)
 from perdure.host.blobs import BlobElsewhere, named_in, named_in_segments
 from perdure.host.replay import replay_segments, replay_tail
 from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import untaken_blobs
-from perdure.host.upgrades import UpgradeFailed, begin_from, bring_over
+from perdure.host.upgrades import begin_from, bring_over
 from perdure.journal import codec
 from perdure.store.base import ObjectRow, Stored
 from perdure.suspend import heap
-from perdure.suspend.editions import VersionNotLoaded, VersionUnusable
+from perdure.suspend.editions import VersionNotLoaded
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation

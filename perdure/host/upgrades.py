@@ -25,7 +25,7 @@ import msgspec
 import structlog
 
 from perdure.clock import perf_ns
-from perdure.errors import AuthorError, NotSerializable
+from perdure.errors import NotSerializable, UpgradeFailed, VersionUnusable
 from perdure.host.machine import EVENTS, Machine
 from perdure.host.stepping import untaken_blobs
 from perdure.host.task import Task
@@ -35,7 +35,7 @@ from perdure.steps import find_step
 from perdure.store.base import Store
 from perdure.suspend import bundles, editions, heap
 from perdure.suspend.codes import CodeChanged
-from perdure.suspend.editions import Live, Past, VersionNotLoaded, VersionUnusable
+from perdure.suspend.editions import Live, Past, VersionNotLoaded
 from perdure.suspend.moving import Stayed
 
 if TYPE_CHECKING:
@@ -44,12 +44,6 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("perdure")
 
 T = TypeVar("T")
-
-
-class UpgradeFailed(AuthorError):
-    """`on_upgrade` of an object raised; it stays as it was, on the version it had."""
-
-    code = "upgrade-failed"
 
 
 class Versions:

@@ -22,12 +22,11 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from perdure.errors import DivergenceError, JournalCorrupt, PerdureError
+from perdure.errors import DivergenceError, JournalCorrupt, PerdureError, UpgradeFailed
 from perdure.host.asking import Surroundings
 from perdure.host.machine import Machine
 from perdure.host.replay import replay_entries
 from perdure.host.upgrades import (
-    UpgradeFailed,
     Versions,
     begin_from,
     bring_copy_over,

@@ -15,6 +15,7 @@ from perdure.clock import perf_ns
 from perdure.errors import PerdureError
 from perdure.host.load import REBUILD, rests_on_code
 from perdure.host.machine import Machine
+from perdure.host.upgrades import having
 from perdure.journal import codec
 from perdure.journal.identity import oid_of
 from perdure.ref import format_address, parse_address
@@ -75,8 +76,8 @@ async def _examine(host: Host, kind: str, key: str) -> list[dict[str, Any]]:
     if stored is None:
         return []
     base, cache = stored.row, stored.suspended
-    base_why = _why_not(host, stored, base.snapshot)
-    cache_why = _why_not(host, stored, cache.body) if cache is not None else ""
+    base_why = await _why_not(host, stored, base.snapshot)
+    cache_why = await _why_not(host, stored, cache.body) if cache is not None else ""
     first = 1 if base_why or base.snapshot is None else base.seq + 1
     newest = host.log.last_entry(oid)
     replay = await _replay(host, oid, first, newest.seq if newest is not None else base.last)
@@ -92,7 +93,7 @@ async def _examine(host: Host, kind: str, key: str) -> list[dict[str, Any]]:
     return problems
 
 
-def _why_not(host: Host, stored: Stored, snapshot: bytes | None) -> str:
+async def _why_not(host: Host, stored: Stored, snapshot: bytes | None) -> str:
     """Why a snapshot does not load; empty if it does, or is none."""
     if snapshot is None:
         return ""
@@ -101,7 +102,8 @@ def _why_not(host: Host, stored: Stored, snapshot: bytes | None) -> str:
     if host.slot is not None:
         host.slot.begin(scratch.address, REBUILD)
     try:
-        heap.load_heap(scratch, snapshot)
+        row_version = row.version if row.seq == row.last else ""
+        await having(scratch, lambda: heap.load_heap(scratch, snapshot, row_version))
     except PerdureError as error:
         return error.message
     except Exception as error:

@@ -45,7 +45,7 @@ from perdure.journal.entry import (
     Timetable,
     Upgraded,
 )
-from perdure.journal.identity import oid_of
+from perdure.journal.identity import first_name, oid_of
 from perdure.object import Object
 from perdure.ref import Ref, format_address, parse_address
 from perdure.schedule import Schedule
@@ -75,11 +75,13 @@ async def list_objects(
 ) -> list[dict[str, Any]]:
     """Objects in the order of class and key, behind the address `after`; at most `limit`.
 
-    `status` is `active` (in memory), `asleep` or `quarantined`. Raises UnknownKind.
+    `status` is `active` (in memory), `asleep`, `quarantined`, or `unserved` (its class is not
+    served any more). Raises UnknownKind.
     """
     if kind is not None and kind not in host.kinds:
         raise UnknownKind(f"no class {kind!r} is served here")
-    begin = parse_address(after) if after else None
+    begin = _stored(parse_address(after)) if after else None
+    kind = first_name(kind) if kind is not None else None
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for name, entry in _in_tail(host):
         if (
@@ -120,20 +122,27 @@ def _in_tail(host: Host) -> Iterator[tuple[tuple[str, str], Entry]]:
         activation = host.find(oid)
         stash = host.stash.get(oid)
         if activation is not None:
-            yield (activation.machine.kind.name, activation.machine.key), last
+            yield _stored((activation.kind.name, activation.machine.key)), last
         elif stash is not None:
             yield (stash.row.kind, stash.row.key), last
         elif (address := host.log.first_address(oid)) is not None:
-            yield parse_address(address), last
+            yield _stored(parse_address(address)), last
+
+
+def _stored(name: tuple[str, str]) -> tuple[str, str]:
+    """(class, key) with the oldest name of the class: rows have it, and lists go by it."""
+    return first_name(name[0]), name[1]
 
 
 def line(host: Host, name: tuple[str, str], seq: int, updated: int) -> dict[str, Any]:
     """An object in a list."""
+    served = host.kinds.find(name[0])
+    kind = served.name if served is not None else name[0]
     return {
-        "address": format_address(*name),
-        "class": name[0],
+        "address": format_address(kind, name[1]),
+        "class": kind,
         "key": name[1],
-        "status": _status(host, oid_of(*name)),
+        "status": _status(host, oid_of(*name)) if served is not None else "unserved",
         "seq": seq,
         "updated": iso(updated),
     }
@@ -183,6 +192,7 @@ async def show(host: Host, address: str) -> dict[str, Any]:
     if activation is None or activation.machine.instance is None:
         raise UnknownObject(f"there is no object {format_address(kind, key)}")
     lsn = activation.last_lsn
+    facts["version"] = activation.machine.kind.version or host.version
     facts["rebuild"], size = _rebuild(activation)
     facts |= _look(activation, compare=0 < size <= _COMPARED_MAX)
     # Like a query's answer, it leaves when what it has seen is on disk.

@@ -434,6 +434,10 @@ class Store(Protocol):
         """Keep the source of a code version; nothing happens if it is there already."""
         ...
 
+    async def versions(self) -> list[tuple[str, int, int]]:
+        """(version, when it was put, bytes of its bundle) of each, the oldest first."""
+        ...
+
     async def get_version(self, version: str) -> bytes | None:
         """The source of a code version, or None if it was never put."""
         ...

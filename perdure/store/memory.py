@@ -60,6 +60,7 @@ class MemoryStore:
         self._indexed: dict[int, IndexedRow] = {}
         self._indexed_kinds: dict[str, str] = {}
         self._versions: dict[str, bytes] = {}
+        self._versions_put: dict[str, int] = {}
         self._blobs: dict[tuple[int, str], tuple[int, int, bytes]] = {}
         self._waypoints: dict[tuple[int, int], Waypoint] = {}
         self._commits = 0
@@ -344,6 +345,14 @@ class MemoryStore:
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """Once for each version."""
         self._versions.setdefault(version, bundle)
+        self._versions_put.setdefault(version, now)
+
+    async def versions(self) -> list[tuple[str, int, int]]:
+        """In the order they came."""
+        return [
+            (version, self._versions_put[version], len(bundle))
+            for version, bundle in self._versions.items()
+        ]
 
     async def get_version(self, version: str) -> bytes | None:
         """The bundle, or None."""

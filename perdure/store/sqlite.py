@@ -470,6 +470,10 @@ class SqliteStore:
         """A row for each class."""
         return dict(self._read(sqlite_indexed.KINDS, ()))
 
+    async def versions(self) -> list[tuple[str, int, int]]:
+        """The bundles, by what they are called."""
+        return self._read(sql.VERSIONS, ())
+
     async def get_version(self, version: str) -> bytes | None:
         """The bundle, or None."""
         found = self._read(sql.GET_VERSION, (version,))

@@ -64,6 +64,7 @@ SELECT {COLUMNS}, NULL, connections FROM object
  WHERE connections > 0 AND part = ? AND oid > ? ORDER BY oid LIMIT ?"""
 
 PUT_VERSION = "INSERT OR IGNORE INTO version (version, bundle, created) VALUES (?, ?, ?)"
+VERSIONS = "SELECT version, created, length(bundle) FROM version ORDER BY created, rowid"
 GET_VERSION = "SELECT bundle FROM version WHERE version = ?"
 
 MOVE_WAL = "PRAGMA wal_checkpoint(PASSIVE)"

@@ -262,7 +262,10 @@ def place_of(code: Code, variables: dict[str, Any]) -> Place:
         raise pickle.PicklingError(
             f"its code, {code.co_qualname}, cannot be found by name in the module {module!r}"
         )
-    return editions.written(module, loading.home()), code.co_qualname, mark, line
+    name = editions.written(module, loading.home())
+    if "@" in name:
+        loading.session().stayed.add(mark_of(name))
+    return name, code.co_qualname, mark, line
 
 
 def _of_app(module: str) -> bool:

@@ -21,19 +21,13 @@ import types
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from perdure.errors import OperatorError, PerdureError, UnknownKind
+from perdure.errors import OperatorError, PerdureError, UnknownKind, VersionUnusable
 from perdure.object import Kind, Kinds, Object
 from perdure.versioned import mark_of, marked, plain
 
 if TYPE_CHECKING:
     # codes.py stands on this module, and bundles.py on that.
     from perdure.suspend.bundles import Bundle
-
-
-class VersionUnusable(OperatorError):
-    """The code of an older version is needed, and cannot be imported any more."""
-
-    code = "version-unusable"
 
 
 UNKNOWN = (UnknownKind, VersionUnusable)

@@ -5,9 +5,10 @@ memory: classes are named, and an object's own class by the name it is served un
 may move to another module.
 
     magic b"pH" | format u16 | flags u8 | crc32 u32 of flags and body | body
-    body: where flag 8 says so, the version of the code that it was made under (its length u8, then
-    ASCII); the rest: the bytecode's magic number u32 where flag 4 says that code is suspended,
-    then the pickle; the rest is compressed by zlib if flag 1; flag 2 says that sets may be in it
+    body: where flag 8 says so, the version of the code that it was made under, and behind a space
+    each one whose suspended code is in it (length u8, then ASCII); the rest: the bytecode's magic
+    number u32 where flag 4 says that code is suspended, then the pickle; the rest is compressed by
+    zlib if flag 1; flag 2 says that sets may be in it
 
 All numbers are little-endian. A checksum that fails raises JournalCorrupt.
 """
@@ -80,6 +81,7 @@ __all__ = [
     "same",
     "same_heap",
     "version_of",
+    "versions_of",
 ]
 
 FORMAT = 2
@@ -332,7 +334,10 @@ def dump_heap(machine: Any, *, try_out: bool = True) -> bytes:
                 # Rather than keep dropped modules alive.
                 _tried.clear()
             _tried.update(met)
-    return _seal(pickled, session, machine.kind.version)
+    version = machine.kind.version
+    if session.stayed and version:
+        version = " ".join([version, *sorted(session.stayed)])
+    return _seal(pickled, session, version)
 
 
 _tried: set[Any] = set()
@@ -414,6 +419,15 @@ def load_heap(machine: Any, data: bytes, version: str = "") -> list[Stayed]:
 
 def version_of(data: bytes) -> str:
     """The version of the code that a heap was made under; empty if it does not say."""
+    return next(iter(versions_of(data)), "")
+
+
+def versions_of(data: bytes) -> list[str]:
+    """The version that a heap was made under, and those whose suspended code is in it."""
+    return _header_text(data).split()
+
+
+def _header_text(data: bytes) -> str:
     if len(data) < _HEADER.size + 1 or not data[4] & _VERSIONED:
         return ""
     start = _HEADER.size + 1
@@ -487,7 +501,9 @@ def _seal(body: bytes, session: loading.Session, version: str) -> bytes:
             flags |= _COMPRESSED
     if version:
         flags |= _VERSIONED
-        body = bytes((len(version),)) + version.encode("ascii") + body
+        # However many they are, the first is the one that counts.
+        text = version.encode("ascii")[:255]
+        body = bytes((len(text),)) + text + body
     return _HEADER.pack(_MAGIC, FORMAT, flags, _checksum(flags, body)) + body
 
 
@@ -513,7 +529,7 @@ def _open(machine: Any, data: bytes) -> tuple[bytes | memoryview, str]:
         raise _corrupt(machine, "its checksum does not match")
     version = version_of(data)
     if flags & _VERSIONED:
-        body = body[1 + len(version) :]
+        body = body[1 + data[_HEADER.size] :]
     if flags & _COMPRESSED:
         body = memoryview(zlib.decompress(body))
     if flags & _SUSPENDED:

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from perdure import steps
+from perdure.errors import VersionUnusable
 from perdure.object import Object
 from perdure.suspend import codes, editions, layout, loading
 from perdure.suspend.codes import CodeChanged, Place
@@ -59,7 +60,7 @@ class Move:
         name = plain(module)
         try:
             served = editions.edition(self._version(module)).served()
-        except editions.VersionUnusable:
+        except VersionUnusable:
             return name, qualname
         now = self.home.served()
         for kind, place in served.items():

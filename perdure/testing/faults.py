@@ -244,6 +244,9 @@ class FaultyStore:
         """See `Store`."""
         await self._waited("put_version", self.inner.put_version(version, bundle, now))
 
+    async def versions(self) -> list[tuple[str, int, int]]:
+        return await self._waited("versions", self.inner.versions())
+
     async def get_version(self, version: str) -> bytes | None:
         """See `Store`."""
         return await self._waited("get_version", self.inner.get_version(version))

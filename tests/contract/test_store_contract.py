@@ -511,3 +511,4 @@ async def test_a_version_is_kept_as_it_was_put_first(home: Home) -> None:
         await store.put_version("v2", b"", 3)
         assert await other.get_version("v1") == b"source"
         assert await other.get_version("v2") == b""
+        assert [(name, size) for name, _, size in await other.versions()] == [("v1", 6), ("v2", 0)]

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import zlib
 from pathlib import Path
 
 import pytest
 
 import perdure
-from perdure.suspend import probe
+from perdure.sight import doctor, look, versions
+from perdure.suspend import bundles, probe
 from tests.host.deploys import Deploys
 
 pytestmark = pytest.mark.skipif(
@@ -328,3 +331,96 @@ class Order(Object):
         kinds = [line["kind"] for line in await app.history("Order/a")]
         assert kinds == ["call", "call", "timer", "upgrade", "call"]
         assert await app.stage.host.quarantined() == []
+
+
+async def test_who_is_on_which_version_and_why(tmp_path: Path) -> None:
+    async with Deploys(tmp_path) as app:
+        one = await app.deploy(WAITING % {"name": "one"})
+        for key in ("waits", "rests", "sleeps"):
+            await app.at("Order", key).other()
+        await perdure.send(app.at("Order", "waits").run)
+        two = await app.deploy(WAITING % {"name": "two"})
+        for key in ("waits", "rests"):
+            await app.at("Order", key).other()
+        page = await versions.holders(app.stage.host, None, None, 100, past=True)
+        assert page["on"] == {one: 1, two: 2}
+        assert (page["code"], page["past"]) == ({one: 1}, {one: 3, two: 2})
+        told = {one["address"]: one for one in page["objects"]}
+        assert sorted(told) == ["Order/sleeps", "Order/waits"]
+        assert "goes over" in told["Order/sleeps"]["why"]
+        assert told["Order/waits"]["stays"] == [
+            {"version": one, "function": "Order.run", "module": "app"}
+        ]
+        # Out of memory it is known from the snapshot.
+        await app.deploy(WAITING % {"name": "two"})
+        page = await versions.holders(app.stage.host, "Order", None, 100, past=False)
+        assert page["code"] == {one: 1}
+        there = await versions.versions(app.stage.host)
+        assert [line["version"] for line in there["versions"]] == [one, two]
+        assert there["current"] == two
+        source = await versions.bundle(app.stage.host, one[:4])
+        assert source["modules"]["app"] == WAITING % {"name": "one"}
+        assert source["classes"] == {"Order": "app:Order"}
+        with pytest.raises(perdure.errors.UnknownVersion):
+            await versions.bundle(app.stage.host, "none")
+
+
+async def test_a_class_that_is_no_more_loses_nothing(tmp_path: Path) -> None:
+    both = WAITING % {"name": "one"} + "\nclass Other(Object):\n    async def up(self): ...\n"
+    only = HEAD + "\nclass Other(Object):\n    async def up(self): ...\n"
+    async with Deploys(tmp_path) as app:
+        one = await app.deploy(both)
+        await app.at("Order", "a").other()
+        await perdure.send(app.at("Order", "a").run)
+        await app.deploy(only)
+        await app.at("Other", "b").up()
+        host = app.stage.host
+        lines = await look.list_objects(host, None, "", None, 10, None)
+        assert [(line["address"], line["status"]) for line in lines] == [
+            ("Order/a", "unserved"),
+            ("Other/b", "active"),
+        ]
+        page = await versions.holders(host, None, None, 100, past=False)
+        assert [(line["version"], line["why"]) for line in page["objects"]] == [
+            (one, "its class Order is not served")
+        ]
+        found = await doctor.examine(host, None, None, 10)
+        assert [problem["what"] for problem in found["problems"]] == ["class not served"]
+        await asyncio.sleep(100)
+        await app.deploy(both)
+        await asyncio.sleep(1)
+        assert (await app.at("Order", "a").read())[:2] == ["begun by one", "ended by one"]
+
+
+async def test_a_version_that_cannot_be_imported_is_named(tmp_path: Path) -> None:
+    needs = HEAD + "import app_needs\n" + (UNCHANGED % {"name": "one"}).removeprefix(HEAD)
+    async with Deploys(tmp_path) as app:
+        one = await app.deploy(
+            {
+                "app.py": needs.replace("import app_needs", "import app_needs.x"),
+                "app_needs/__init__.py": "",
+                "app_needs/x.py": "",
+            }
+        )
+        await perdure.send(app.at("Order", "waits").run)
+        await app.at("Order", "rests").read()
+        await perdure.send(app.at("Order", "crashes").run)
+        # Something that is in no bundle, as an installed package would be.
+        data = app.store._versions[one]
+        bundle = bundles.read(one, data)
+        body = {
+            "format": 2,
+            "packages": [],
+            "classes": bundle.classes,
+            "modules": {"app": bundle.modules["app"]},
+        }
+        app.store._versions[one] = zlib.compress(json.dumps(body).encode())
+        await app.deploy(
+            (UNCHANGED % {"name": "two"}).replace("sleep(60)", "sleep(61)"), crash=True
+        )
+        with pytest.raises(perdure.errors.ObjectQuarantined, match=r"version .* in its module app"):
+            await app.at("Order", "crashes").read()
+        [facts] = [f for f in await app.stage.host.quarantined() if "crashes" in f["object"]]
+        assert one in facts["reason"]
+        assert "app_needs" in facts["reason"]
+        assert await app.at("Order", "rests").read() == []
