@@ -51,6 +51,9 @@ from perdure.errors import (
     UnknownObject,
     UnknownPromise,
     UnknownTurn,
+    UnknownVersion,
+    UpgradeFailed,
+    VersionUnusable,
 )
 from perdure.indexed import Indexed
 from perdure.inside import Current
@@ -130,6 +133,9 @@ __all__ = [
     "UnknownObject",
     "UnknownPromise",
     "UnknownTurn",
+    "UnknownVersion",
+    "UpgradeFailed",
+    "VersionUnusable",
     "atomic",
     "cancel",
     "connect",

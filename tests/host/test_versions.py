@@ -18,6 +18,8 @@ pytestmark = pytest.mark.skipif(
     bool(probe.unfit()), reason=f"suspended code cannot be kept here: {probe.unfit()}"
 )
 
+PACKAGE = f"app_needs/{'__init__'}.py"
+
 HEAD = """
 import asyncio
 from dataclasses import dataclass, field
@@ -398,8 +400,8 @@ async def test_a_version_that_cannot_be_imported_is_named(tmp_path: Path) -> Non
         one = await app.deploy(
             {
                 "app.py": needs.replace("import app_needs", "import app_needs.x"),
-                "app_needs/__init__.py": "",
-                "app_needs/x.py": "",
+                PACKAGE: "",
+                PACKAGE.replace("__init__", "x"): "",
             }
         )
         await perdure.send(app.at("Order", "waits").run)
