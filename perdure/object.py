@@ -7,6 +7,7 @@ with its `Handler`s, and nothing above or below asks the class again.
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -497,8 +498,11 @@ def _own_method(
     ):
         raise TypeError(f"{name} is a query or streams its items, so that to run it has no effect")
     # A mistake in the arguments shows here, and not in a year.
-    inspect.signature(method).bind(*args, **kwargs)
+    _signature(function).bind(instance, *args, **kwargs)
     return name
+
+
+_signature = functools.lru_cache(512)(inspect.signature)
 
 
 def _defaults(cls: type[Object]) -> list[tuple[str, Any, bool]]:

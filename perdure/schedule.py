@@ -102,6 +102,10 @@ class Rhythm:
         for found in CronSim(self.cron, at, reverse):
             yield to_ns(found.astimezone(UTC))
 
+    def told(self) -> tuple[int, str, str, str, int]:
+        """Its fields."""
+        return self.every_ns, self.cron, self.tz, self.missed, self.window_ns
+
     @property
     def lateness_ns(self) -> int:
         """How late a tick may be and still run."""
@@ -274,6 +278,31 @@ class Schedule:
         self._call = ""
         self._declared = None
         self._number = 0
+
+    def kept(self) -> tuple[Any, ...]:
+        """What a snapshot keeps of it (suspend/heap.py)."""
+        rhythm = self._rhythm
+        return (
+            self.id,
+            self.handler,
+            self._body,
+            rhythm.told() if rhythm is not None else None,
+            self._due_ns,
+            self._number,
+            self._call,
+            self.error,
+            self.failures,
+            self._declared,
+        )
+
+    @classmethod
+    def restored(cls, state: tuple[Any, ...]) -> Schedule:
+        """A schedule out of a snapshot; its timer is not armed yet."""
+        id_, handler, body, rhythm, due, number, call, error, failures, declared = state
+        schedule = cls(id_, handler, body, Rhythm(*rhythm) if rhythm is not None else None)
+        schedule._due_ns, schedule._number, schedule._call = due, number, call
+        schedule.error, schedule.failures, schedule._declared = error, failures, declared
+        return schedule
 
     @property
     def next(self) -> datetime | None:

@@ -12,14 +12,16 @@ stands in the journal (Planned), and a replay takes it from there.
 from __future__ import annotations
 
 import contextvars
+import heapq
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from perdure.failure import Failure
 from perdure.host.failures import decode_failure
+from perdure.host.loop import ObjectLoop, TimerHandle
 from perdure.journal.entry import JSON, PICKLE, Answered, Call, Planned, Tick, Timetable
 from perdure.schedule import Rhythm, Schedule, check_missed
-from perdure.suspend import heap
+from perdure.suspend import heap, loading
 
 if TYPE_CHECKING:
     from perdure.host.asking import Asking
@@ -53,7 +55,6 @@ def put(
     name = id_ if id_ is not None else f"{handler}-{machine.number}"
     body = heap.dumps((args, kwargs), "arguments") if args or kwargs else b""
     schedule = Schedule(name, handler, body, rhythm)
-    schedule._number = machine.number
     _replace(machine, schedule)
     if rhythm is not None:
         when_ns = machine.now_ns + rhythm.every_ns if rhythm.every_ns else None
@@ -111,10 +112,53 @@ def _plan(machine: Asking, schedule: Schedule, when_ns: int | None, runs_ns: int
     schedule._due_ns = when_ns or 0
     schedule._timer = None
     if when_ns:
-        schedule._timer = machine._set_timer(
-            when_ns, fire, (machine, schedule), contextvars.Context()
-        )
+        machine.number += 1
+        schedule._number = machine.number
+        schedule._timer = _Ticking(schedule, machine)
+        if machine.timers is None:
+            machine.timers = []
+        heapq.heappush(machine.timers, schedule._timer)
     return runs_ns
+
+
+class _Ticking(TimerHandle):
+    """The timer of a schedule. In a snapshot it is nothing beside its schedule, since there may
+    be very many."""
+
+    __slots__ = ()
+
+    def __init__(self, schedule: Schedule, machine: Any) -> None:
+        self.callback = fire
+        self.args = (machine, schedule)
+        self.context = _NOTHING
+        self.when_ns = schedule._due_ns
+        self.number = schedule._number
+        self.loop = machine
+
+    def run(self, loop: ObjectLoop) -> None:
+        if self.callback is not None:
+            fire(*self.args)
+
+    def __reduce__(self) -> Any:
+        if self.callback is None:
+            # Cancelled, and still in the heap: the schedule may have another by now.
+            return _spent, (self.when_ns, self.number)
+        return _armed, (self.args[1],)
+
+
+_NOTHING = contextvars.Context()
+
+
+def _armed(schedule: Schedule) -> _Ticking:
+    schedule._timer = _Ticking(schedule, loading.machine())
+    return schedule._timer  # type: ignore[no-any-return]
+
+
+def _spent(when_ns: int, number: int) -> _Ticking:
+    timer = _Ticking.__new__(_Ticking)
+    timer.callback, timer.args, timer.context = None, (), _NOTHING
+    timer.when_ns, timer.number, timer.loop = when_ns, number, loading.machine()
+    return timer
 
 
 # --- ticks

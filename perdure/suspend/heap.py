@@ -202,6 +202,15 @@ def reduce_inner(inner: Any) -> Any:
     return make_inner, (type(inner),), state, None, None, fill_inner
 
 
+def make_schedule(cls: Any, *state: Any) -> Any:
+    return cls.restored(state)
+
+
+def reduce_schedule(schedule: Any) -> Any:
+    # Its timer finds it again by itself (host/schedules.py). An object may have very many.
+    return make_schedule, (type(schedule), *schedule.kept())
+
+
 # --- pickling
 
 
@@ -227,8 +236,10 @@ def _reducer_of(cls: type) -> Reducer | None:
         return reduce_instance
     if getattr(cls, "is_object_loop", False):
         return loading.reduce_machine
-    if getattr(cls, "__perdure_promise__", False) or getattr(cls, "__perdure_schedule__", False):
+    if getattr(cls, "__perdure_promise__", False):
         return reduce_inner
+    if getattr(cls, "__perdure_schedule__", False):
+        return reduce_schedule
     if issubclass(cls, asyncio.Future):
         return futures.reduce_future
     if issubclass(cls, type):
