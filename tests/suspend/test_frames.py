@@ -7,6 +7,7 @@ import collections
 import contextlib
 import contextvars
 import decimal
+import functools
 import gc
 import itertools
 import os
@@ -99,6 +100,26 @@ class Waits(Object):
                 await asyncio.sleep(1000)
         finally:
             ended.append("inner")
+
+    async def for_ever(self) -> None:
+        async def tick(held: Any) -> None:
+            try:
+                raise KeyError(held)
+            except KeyError:
+                await asyncio.sleep(1)
+
+        walking = itertools.cycle("ab")
+        while True:
+            async with asyncio.timeout(50), asyncio.TaskGroup() as group:
+                held = Counted()
+                group.create_task(tick(held))
+                async for _ in stream():
+                    next(walking)
+                    self.kept = functools.partial(tick, held)
+                    break
+                with managed():
+                    await tick(Counted())
+            ended.clear()
 
     async def changes_a_list(self) -> None:
         items = [1, 2, 3]
@@ -409,7 +430,31 @@ def test_where_frames_cannot_be_let_go_they_are_closed(monkeypatch: pytest.Monke
     assert Counted.alive == 0
 
 
-@pytest.mark.parametrize("rounds", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+ROUNDS = pytest.mark.parametrize("rounds", [500, pytest.param(10_000, marks=pytest.mark.slow)])
+
+
+@ROUNDS
+def test_many_rounds_of_running_on_leave_nothing_behind(rounds: int) -> None:
+    run = Run(fresh(Waits), reborn)
+    run.call("for_ever")
+    blocks = []
+    for i in range(rounds):
+        assert run.step()
+        # What the test itself keeps.
+        run.turns.clear()
+        # Every tenth of the way but the first, at the same place in the loop.
+        if i >= rounds // 10 and i % (rounds // 10) == 0:
+            gc.collect()
+            blocks.append(sys.getallocatedblocks())
+            assert Counted.alive <= 4
+    assert max(blocks) - min(blocks) < 1000
+    heap.drop_all(run.machine)
+    run.machine = None  # type: ignore[assignment]
+    gc.collect()
+    assert Counted.alive == 0
+
+
+@ROUNDS
 def test_many_round_trips_leave_nothing_behind(rounds: int) -> None:
     machine = waiting()
     ended.clear()
