@@ -114,6 +114,7 @@ class Asking(ObjectLoop):
         "steps",
         "surroundings",
         "timetable",
+        "trouble",
         "watches",
     )
 
@@ -138,6 +139,8 @@ class Asking(ObjectLoop):
         self.watches: list[Watch] | None = None
         """Who waits for a change of the object's own state."""
         self.step_notes: StepNotes | None = None
+        self.trouble: Exception | None = None
+        """What failed in the runtime while author code ran: this turn must not count."""
         self.schedules: dict[str, Schedule] | None = None
         """By id: those that are going to run, those that run, and those that failed."""
         self.parked: deque[Schedule] | None = None

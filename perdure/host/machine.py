@@ -193,6 +193,8 @@ class Machine(Connecting):
             if self.ready:
                 self.ready.clear()
             self.call = None
+        if self.trouble is not None:
+            raise self.trouble
         if self.undone:
             commands[:] = commands[-1:]
         return commands

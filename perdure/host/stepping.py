@@ -49,7 +49,14 @@ class Stream:
     def take(self) -> Any:
         item = self.items[self.taken]
         self.taken += 1
-        return heap.loads(self.loop.blob(item) if isinstance(item, Blob) else item)
+        if isinstance(item, Blob):
+            try:
+                item = self.loop.blob(item)
+            except Exception as error:
+                # Author code may catch it; the turn, which the journal knows without it, is void.
+                self.loop.trouble = error
+                raise
+        return heap.loads(item)
 
     def wait(self) -> Future:
         if self.more is None or self.more.done():
@@ -80,7 +87,7 @@ def item(machine: Asking, event: StepItem) -> None:
     waited = machine.steps.get(event.number) if machine.steps else None
     if waited is not None and waited.stream is not None:
         if event.blob:
-            # Here, and not only when it is taken: nothing of the runtime may fail in author code.
+            # Not only when it is taken: what can fail had better fail outside of author code.
             machine.blob(event.blob)
         waited.stream.items.append(Blob(event.blob) if event.blob else event.body)
         waited.stream.moved()

@@ -105,6 +105,9 @@ class Inventor:
             lambda: self._call_off(rng),
             lambda: self._work_much(rng, at),
             lambda: self._gates(rng, token),
+            lambda: self._stream(rng, at, "stream"),
+            lambda: self._stream(rng, at, "leave_stream"),
+            lambda: Deed(at, "once", (token, seconds / 10), [(at, token)]),
         ]
         if self.options.sets:
             kinds += [lambda: Deed(at, "mark", (token, rng.randrange(1000)), [(at, token)])] * 4
@@ -147,6 +150,13 @@ class Inventor:
         tokens = self._tokens(2)
         both = [(at, tokens[0]), (to, tokens[1])]
         return Deed(at, "call_off", (tokens, to, rng.random() * 4), both)
+
+    def _stream(self, rng: random.Random, at: str, handler: str) -> Deed:
+        tokens = self._tokens(5)
+        kept = tokens if handler == "stream" else tokens[:2]
+        seconds = rng.choice([0.0, 0.05, 0.5])
+        never = [(at, token) for token in tokens if token not in kept]
+        return Deed(at, handler, (tokens, seconds), [(at, token) for token in kept], never)
 
     def _work_much(self, rng: random.Random, at: str) -> Deed:
         tokens = self._tokens(5)

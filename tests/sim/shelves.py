@@ -8,11 +8,22 @@ call was acknowledged, and not at all if the call was refused.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import perdure
-from perdure import Fatal, Object, Retry, atomic, query, step, step_id
+from perdure import (
+    Fatal,
+    Limit,
+    Object,
+    OutcomeUnknown,
+    Retry,
+    atomic,
+    query,
+    step,
+    step_id,
+    step_items,
+)
 from perdure.ref import Ref, parse_address
 
 
@@ -54,6 +65,30 @@ async def work(token: int, seconds: float, fails: int) -> int:
 @step(retry=Retry(attempts=2, initial=0.1), timeout=3)
 async def short_work(token: int, seconds: float, fails: int) -> int:
     return await _outside[0].work(token, seconds, fails)
+
+
+@step(retry=Retry(attempts=4, initial=0.2))
+async def pieces(tokens: list[int], seconds: float) -> AsyncIterator[tuple[int, bytes]]:
+    """Each token, and every third as large as a blob. It fails now and then."""
+    outside = _outside[0]
+    outside.gate(step_id())
+    for number in range(len(step_items()), len(tokens)):
+        await asyncio.sleep(seconds)
+        left = outside.left_to_fail.setdefault(tokens[0], 2)
+        if left > 0 and number == left:
+            outside.left_to_fail[tokens[0]] = left - 1
+            raise ConnectionError("cut off")
+        yield tokens[number], bytes(100_000 if tokens[number] % 3 == 0 else 10)
+
+
+@step(repeat=False, limit=Limit(concurrency=2, key=lambda: "all"))
+async def once(token: int, seconds: float) -> int:
+    outside = _outside[0]
+    outside.gate(step_id())
+    assert step_id() not in outside.runs, "it was begun a second time"
+    outside.runs[step_id()] = 1
+    await asyncio.sleep(seconds)
+    return token
 
 
 def at(address: str) -> Shelf:
@@ -229,6 +264,24 @@ class Shelf(Object):
             pass
         finally:
             self.tokens.append(token)
+
+    async def stream(self, tokens: list[int], seconds: float) -> None:
+        async for token, _ in pieces(tokens, seconds):
+            await asyncio.sleep(0.01)
+            self.tokens.append(token)
+
+    async def leave_stream(self, tokens: list[int], seconds: float) -> None:
+        async for token, _ in pieces(tokens, seconds):
+            self.tokens.append(token)
+            if token == tokens[1]:
+                break
+
+    async def once(self, token: int, seconds: float) -> None:
+        try:
+            await once(token, seconds)
+        except OutcomeUnknown:
+            pass
+        self.tokens.append(token)
 
     # --- the end
 

@@ -19,6 +19,7 @@ from perdure.clock import NS
 from perdure.errors import OperatorError, StoreUnavailable, Unavailable
 from perdure.failure import Failure
 from perdure.host.activation import State
+from perdure.host.asking import Surroundings
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.journal.entry import PICKLE
 from perdure.journal.identity import oid_of
@@ -440,7 +441,7 @@ class Simulation(Stage):
                 continue
             oid = machine.oid
             stored = host.stash.get(oid) or self.truth.load_now(oid)
-            copy = rebuilt(machine.kind, machine.key, machine, stored, host.log.entries_of(oid))
+            copy = rebuilt(machine, stored, host.log.entries_of(oid), self.surroundings())
             same_state(machine, copy)
             copy.discard()
 
@@ -570,11 +571,18 @@ class Simulation(Stage):
             for token, due, now in heap.loads(answer.body):
                 assert now >= due, f"timer {token} of {address} was {(due - now) / NS} s early"
 
+    def surroundings(self) -> Surroundings:
+        """Those of a machine that only looks back: no accident happens to it."""
+        return Surroundings(
+            self.truth.layout.secret,
+            asyncio.get_running_loop(),
+            blob=self.truth.blob,
+        )
+
     def _check_from_the_beginning(self) -> None:
         """Replay of the whole past gives the state of now."""
         for activation in self.host.live():
             machine = activation.machine
-            copy = rebuilt(
-                machine.kind, machine.key, machine, None, self.truth.bodies.get(machine.oid, [])
-            )
+            bodies = self.truth.bodies.get(machine.oid, [])
+            copy = rebuilt(machine, None, bodies, self.surroundings())
             same_state(machine, copy)

@@ -64,7 +64,18 @@ SECOND = [
     deed("Shelf/1", "nap_twice", 14, 3.0, tokens=[("Shelf/1", 14)]),
     deed("Shelf/1", "delete_other", 15, "Leaf/0", tokens=[("Shelf/1", 15)]),
     deed("Vault/1", "give_up", [16, 17], "Vault/0", 0.5, tokens=[("Vault/1", 16), ("Vault/0", 17)]),
-    deed("Brief/0", "call_off", [18, 19], "Leaf/1", 0.5, tokens=[("Brief/0", 18), ("Leaf/1", 19)]),
+    deed(
+        "Brief/0",
+        "call_off",
+        [18, 19],
+        "Shelf/1",
+        0.5,
+        tokens=[("Brief/0", 18), ("Shelf/1", 19)],
+    ),
+    deed(
+        "Shelf/1", "stream", [33, 34, 35], 0.1, tokens=[("Shelf/1", n) for n in (33, 34, 35)]
+    ),
+    deed("Vault/0", "once", 36, 0.2, tokens=[("Vault/0", 36)]),
 ]
 
 

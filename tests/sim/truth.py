@@ -14,12 +14,23 @@ from collections.abc import Sequence
 from typing import Any
 
 from perdure.errors import StoreUnavailable
+from perdure.host.asking import Surroundings
+from perdure.host.blobs import named_in
 from perdure.host.machine import Machine
 from perdure.host.replay import replay_segments, replay_tail
 from perdure.journal import codec
-from perdure.journal.entry import Answered, Call, Entry, MessageId, Sent, StepAsked, StepDone
+from perdure.journal.entry import (
+    Answered,
+    Call,
+    Entry,
+    MessageId,
+    Sent,
+    StepAsked,
+    StepBegun,
+    StepDone,
+    StepItem,
+)
 from perdure.journal.log import source_of
-from perdure.object import Kind
 from perdure.store.base import Batch, Checkpoint, Layout, ObjectRow, Segment, Stored
 from perdure.store.memory import MemoryStore
 from perdure.suspend import heap
@@ -37,6 +48,8 @@ class TruthStore(MemoryStore):
         """Durable answers to calls from outside."""
         self.asked: dict[str, int] = {}
         """Step id: the last attempt that was durably asked for."""
+        self.blobs: dict[tuple[int, str], bytes] = {}
+        """Every blob that a durable entry names, also when it is forgotten."""
         self.next_load_fails = False
         self.slowest_s = slowest_s
         self._rng = rng
@@ -54,6 +67,16 @@ class TruthStore(MemoryStore):
         for segment in slice_.segments:
             self._check_segment(segment)
         return self._in_time(super().checkpoint(slice_))
+
+    def blob(self, oid: int, name: str) -> bytes:
+        """What an entry names that is durable, or on its way to be."""
+        found = self.blobs.get((oid, name))
+        return found if found is not None else codec.read_blob(self._blobs[oid, name][2], name)
+
+    def put_blob(
+        self, part: int, epoch: int, oid: int, name: str, body: bytes
+    ) -> asyncio.Future[bool]:
+        return self._in_time(super().put_blob(part, epoch, oid, name, body))
 
     def load(self, part: int, oid: int) -> asyncio.Future[Stored | None]:
         if self.next_load_fails:
@@ -76,6 +99,10 @@ class TruthStore(MemoryStore):
         assert not entries or entry.time >= entries[-1].time
         entries.append(entry)
         self.bodies.setdefault(oid, []).append(body)
+        name = named_in(entry)
+        if name:
+            # On disk before the entry that names it.
+            self.blobs[oid, name] = codec.read_blob(self._blobs[oid, name][2], name)
         for command in entry.commands:
             if type(command) is Answered:
                 self.answers[command.id] = command
@@ -111,6 +138,7 @@ def check_histories(truth: TruthStore, ended: bool) -> None:
     for oid, entries in truth.entries.items():
         asked: set[int] = set()
         done: Counter[int] = Counter()
+        begun: Counter[int] = Counter()
         for entry in entries:
             event = entry.event
             if type(event) is Call:
@@ -119,13 +147,17 @@ def check_histories(truth: TruthStore, ended: bool) -> None:
                 delivered[source] += 1
             if type(event) is StepDone:
                 done[event.number] += 1
+            if type(event) is StepBegun:
+                begun[event.number] += 1
+            if type(event) is StepItem:
+                assert event.number not in done
             for index, command in enumerate(entry.commands):
                 if type(command) is Sent:
                     sent[MessageId(oid, entry.seq, index)] = command
                 elif type(command) is StepAsked:
                     asked.add(command.number)
         assert done.keys() <= asked
-        twice = [number for number, count in done.items() if count > 1]
+        twice = [number for number, count in (done | begun).items() if count > 1]
         assert not twice, f"steps ended twice: {twice}"
     assert not [call for call, count in calls.items() if count > 1]
     assert not [source for source, count in delivered.items() if count > 1]
@@ -164,10 +196,10 @@ def _attributes(machine: Machine) -> dict[str, Any]:
 
 
 def rebuilt(
-    kind: Kind, key: str, like: Machine, stored: Stored | None, bodies: Sequence[bytes]
+    like: Machine, stored: Stored | None, bodies: Sequence[bytes], surroundings: Surroundings
 ) -> Machine:
     """The object as a snapshot and entries make it."""
-    machine = Machine(kind, key, like.oid, like.surroundings)
+    machine = Machine(like.kind, like.key, like.oid, surroundings)
     if stored is not None:
         newest = stored.suspended.body if stored.suspended is not None else stored.row.snapshot
         if newest is not None:
