@@ -142,8 +142,9 @@ class AsgiSession(Session):
             await asyncio.sleep(0)
 
     def _on_disconnect(self, message: Message) -> None:
+        # Servers say 1005 of a close without a code, and of a line that was cut as well.
         code = message.get("code") or NO_CODE
-        if self.phase in (Phase.OPEN, Phase.JOINING) and code != LOST:
+        if self.phase in (Phase.OPEN, Phase.JOINING) and code not in (LOST, NO_CODE):
             self.left(code, message.get("reason") or "")
         elif self.phase is not Phase.CLOSED:
             self.gone(LOST, "")

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 
 from perdure.gateway.frames import BINARY, INVALID, NO_CODE, PROTOCOL, TEXT, TOO_LARGE
 from perdure.host.incoming import Answer
-from perdure.host.lines import LATER, RESTART, Frame, Lines
+from perdure.host.line_outputs import LATER
+from perdure.host.lines import RESTART, Frame, Lines
 from perdure.host.sessions import LOST
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ class Session:
 
     def message(self, opcode: int, body: bytes) -> None:
         """A whole message has come, and its text is UTF-8."""
-        if self.phase is not Phase.OPEN:
+        if self.phase is not Phase.OPEN or self._closing is not None:
             return
         settings = self.gateway.settings
         if settings.max_messages_per_second and self._is_too_many(settings.max_messages_per_second):
@@ -268,8 +269,11 @@ class Session:
             self.end(code, reason)
 
     def fail(self, code: int, reason: str) -> None:
-        """The client did what it may not: that ends the connection for good."""
-        self._lines.drop(self, code, reason, final=True)
+        """The client did what it may not: that ends the connection for good, behind what is
+        still on its way to the client."""
+        if self._closing is None:
+            self._closing = code, reason
+            self._lines.behind(self, lambda: self._lines.drop(self, code, reason, final=True))
 
     def too_slow(self) -> None:
         """The client does not read what it is sent."""
@@ -281,7 +285,7 @@ class Session:
         self._lines.drop(self, RESTART, "the server restarts")
 
     def left(self, code: int, reason: str) -> None:
-        """The client has sent a close frame."""
+        """The client has sent a close frame, and is not sent anything more."""
         self.phase = Phase.CLOSING
         self._lines.lost(self, code, reason, final=code in _LEAVING or code in (PROTOCOL, INVALID))
 

@@ -179,11 +179,19 @@ class WebSocket(Session, asyncio.Protocol):
 
     def _on_close(self, body: bytes) -> None:
         code, reason = read_close(body)
-        if self.phase is Phase.OPEN:
-            self._transport.write(encode_close(code, ""))
-            self.left(code, reason)
-        self.phase = Phase.CLOSED
-        self._transport.close()
+        # What comes behind it is not read.
+        self._reader.broken = code, reason
+
+        def left() -> None:
+            if self.phase is Phase.OPEN:
+                self._transport.write(encode_close(code, ""))
+                self.left(code, reason)
+            if self.phase is not Phase.CLOSED:
+                self.phase = Phase.CLOSED
+                self._transport.close()
+
+        # What the object has sent is on its way; then the client has it before the line ends.
+        self._lines.behind(self, left)
 
     # --- what leaves
 

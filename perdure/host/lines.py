@@ -22,10 +22,11 @@ import structlog
 
 from perdure.clock import NS, Timer
 from perdure.connection import Connection
-from perdure.errors import BadArguments, BadJson, OperatorError, PerdureError
+from perdure.errors import BadArguments, BadJson, OperatorError
 from perdure.host import ephemeral
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.intake import is_authorized, overloaded
+from perdure.host.line_outputs import LATER, Acknowledgement, Frames, Later
 from perdure.host.sessions import FAILED, LOST
 from perdure.journal.entry import (
     BODY_KEPT_MAX,
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 logger = structlog.get_logger("perdure")
 
 RESTART = 1012
-LATER = 1013
 PROTOCOL = 1002
 GONE = 4404
 REPLACED = 4409
@@ -230,7 +230,7 @@ class Lines:
         """Whether a message has its turn now; it may have come before, or be one too many."""
         if number and number != conn._received + 1:
             if number <= conn._received:
-                self._host.log.after(activation.last_lsn, _Acknowledgement(line, conn._received))
+                self._host.log.after(activation.last_lsn, Acknowledgement(line, conn._received))
             else:
                 text = f"message {number} came where {conn._received + 1} was expected"
                 self.drop(line, PROTOCOL, text, final=True)
@@ -365,6 +365,14 @@ class Lines:
         self.lost(line, code, reason, final=final)
         line.close(code, reason)
 
+    def behind(self, line: Line, act: Callable[[], None]) -> None:
+        """Do something when all that the object has sent so far has left."""
+        activation = self._host.find(line.oid)
+        if activation is not None and activation.last_lsn > self._host.log.tail:
+            self._host.log.after(activation.last_lsn, Later(act))
+        else:
+            act()
+
     def cut(self, oid: int) -> None:
         """An object cannot be served at the moment: its clients may try again later."""
         for line in list(self.open.get(oid, {}).values()):
@@ -461,60 +469,6 @@ class Lines:
 
     def _mac(self, name: bytes) -> bytes:
         return hmac.digest(self._host.layout.secret, b"resume\0" + name, "sha256")[:_MAC_BYTES]
-
-
-class Frames:
-    """What a turn sends, as an output behind the gate."""
-
-    __slots__ = ("commands", "lines", "number", "oid", "sender", "seq")
-
-    def __init__(
-        self,
-        lines: Lines,
-        oid: int,
-        seq: int,
-        commands: Sequence[tuple[int, Command]],
-        sender: str,
-        number: int,
-    ) -> None:
-        self.lines = lines
-        self.oid = oid
-        self.seq = seq
-        self.commands = commands
-        self.sender = sender
-        """The connection whose message the turn was about."""
-        self.number = number
-
-    def release(self, error: PerdureError | None) -> None:
-        lines = self.lines
-        if error is not None:
-            # Its message is lost: a client that can resume sends it again, any other is told.
-            line = lines.open.get(self.oid, {}).get(self.sender)
-            if line is not None:
-                lines.drop(line, LATER, error.message[:120])
-            return
-        for index, command in self.commands:
-            lines.put(self.oid, self.seq, index, command)
-        if self.sender:
-            line = lines.open.get(self.oid, {}).get(self.sender)
-            if line is not None:
-                line.settled()
-                if self.number:
-                    line.acknowledge(self.number)
-
-
-class _Acknowledgement:
-    """The output that tells a client again what is on disk."""
-
-    __slots__ = ("line", "number")
-
-    def __init__(self, line: Line, number: int) -> None:
-        self.line = line
-        self.number = number
-
-    def release(self, error: PerdureError | None) -> None:
-        if error is None:
-            self.line.acknowledge(self.number)
 
 
 class Joining(IncomingCall, kw_only=True):

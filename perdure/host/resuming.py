@@ -17,7 +17,8 @@ import structlog
 from perdure.connection import Connection
 from perdure.errors import PerdureError
 from perdure.host.incoming import Answer, IncomingCall
-from perdure.host.lines import GONE, LATER, REPLACED, Frame, Line, may_connect
+from perdure.host.line_outputs import LATER
+from perdure.host.lines import GONE, REPLACED, Frame, Line, may_connect
 from perdure.journal import codec
 from perdure.journal.entry import Broadcast, Entry, Framed
 from perdure.suspend import heap
