@@ -111,6 +111,10 @@ def show(address: str, url: str, token: str | None, as_json: bool) -> None:
             continue
         if name == "timers":
             value = [_timer_line(timer) for timer in value]
+        if name == "steps":
+            value = [_step_line(step) for step in value]
+        if name == "failed_steps":
+            name, value = "failed steps", [_failed_line(step) for step in value]
         _print_fact(name, value)
     if state is not None:
         _print_fact("state", state if state != {} else "{}")
@@ -129,6 +133,28 @@ def _timer_line(timer: dict[str, Any]) -> str:
     if timer.get("error"):
         line += click.style(f"  failed: {timer['error']}", fg="red")
     return line
+
+
+def _step_line(step: dict[str, Any]) -> str:
+    line = f"{step['name'].rpartition(':')[2]}{step['arguments'] or ''}  {step['status']}"
+    line += f", attempt {step['attempt']}, since {show_time(step['since'])}"
+    if step.get("next_try"):
+        line += f", next try {show_time(step['next_try'])}"
+    if step.get("items"):
+        line += f", {step['items']} items"
+    if step.get("progress") is not None:
+        line += f", progress {json.dumps(step['progress'], ensure_ascii=False)}"
+    if step.get("heartbeat"):
+        line += f" ({show_age(step['heartbeat'])} ago)"
+    if step.get("last_error"):
+        line += click.style(f"  {step['last_error']}", fg="red")
+    return line
+
+
+def _failed_line(step: dict[str, Any]) -> str:
+    error = click.style(step["error"], fg="red")
+    name = step["name"].rpartition(":")[2]
+    return f"{show_time(step['at'])}  {name}, attempt {step['attempt']}  {error}"
 
 
 def _print_fact(name: str, value: Any) -> None:

@@ -98,3 +98,49 @@ def test_doctor_tells_what_a_change_of_the_code_does_to_what_waits(shell: Any) -
     assert "Order/a  class not served" in done.stdout
     assert "1 of them cannot be loaded" in done.stdout
     server.signal(signal.SIGTERM)
+
+
+BANK = """
+import asyncio
+from perdure import Object, Retry, heartbeat, step
+
+@step(retry=Retry(attempts=9, initial=3600.0, jitter=0.0))
+async def charge(cents: int) -> None:
+    raise ConnectionError("the bank does not answer")
+
+@step
+async def refund(cents: int) -> None:
+    raise ValueError("no such payment")
+
+@step
+async def report() -> None:
+    heartbeat({"page": 3})
+    await asyncio.sleep(3600)
+
+class Account(Object):
+    async def run(self) -> None:
+        try:
+            await refund(5)
+        except ValueError:
+            pass
+        await asyncio.gather(charge(7), report())
+"""
+
+
+def test_steps_are_shown_with_what_they_do_and_why_they_fail(shell: Any) -> None:
+    shell.write("bank.py", BANK)
+    server = shell.serve("serve", "bank.py")
+    shell.json(server, "send", "Account/a", "run")
+    while len(shown := shell.json(server, "show", "Account/a")["steps"]) < 2 or not any(
+        step["next_try"] for step in shown
+    ):
+        pass
+    steps = {step["name"].rpartition(":")[2]: step for step in shown}
+    assert steps["charge"]["last_error"] == "ConnectionError: the bank does not answer"
+    assert steps["report"]["progress"] == {"page": 3}
+    text = shell.run("show", "Account/a", "--url", server.url).stdout
+    assert "  report()  running, attempt 1, since " in text
+    assert 'progress {"page": 3} (' in text
+    assert "  charge  waiting for the next attempt, attempt 1, since " in text
+    assert "  ConnectionError: the bank does not answer\n" in text
+    assert "  refund, attempt 1  ValueError: no such payment\n" in text

@@ -2,10 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
-from typing import assert_type
+from datetime import timedelta
+from typing import Any, assert_type
 
-from perdure import Fatal, Object, Retry, Transient, atomic, step, step_id, transient
+from perdure import (
+    Fatal,
+    Limit,
+    Object,
+    Retry,
+    Transient,
+    atomic,
+    heartbeat,
+    http,
+    step,
+    step_id,
+    step_items,
+    transient,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +41,22 @@ def convert(path: str) -> bytes:
     return path.encode()
 
 
+def kind_of(prompt: str) -> str:
+    return prompt[:1]
+
+
+@step(limit=Limit(concurrency=5, per_second=10.0, key=kind_of), repeat=False)
+async def tokens(prompt: str) -> AsyncIterator[str]:
+    assert_type(step_items(), list[Any])
+    heartbeat({"at": 1})
+    yield prompt
+
+
+@step(timeout=timedelta(seconds=3), heartbeat_timeout=3)
+def lines(path: str) -> Iterator[bytes]:
+    yield path.encode()
+
+
 class Order(Object):
     paid: Payment | None = None
     seen: Transient[dict[str, int]] = transient(dict[str, int])
@@ -36,6 +67,22 @@ class Order(Object):
         self.paid = payment
         assert_type(self.seen, dict[str, int])
         return payment
+
+    async def read(self) -> str:
+        text = ""
+        async for token in tokens("hello"):
+            assert_type(token, str)
+            text += token
+        async for line in lines("a"):
+            assert_type(line, bytes)
+        response = await http.post("https://shop.example/", json={"a": 1}, retry=Retry())
+        assert_type(response.raise_for_status().text, str)
+        async for event in http.events("GET", "https://shop.example/"):
+            assert_type(event.data, str)
+        async for chunk in http.stream("GET", "https://shop.example/"):
+            assert_type(chunk, bytes)
+        tokens(3)  # type: ignore[arg-type]
+        return text
 
     @atomic
     async def change(self, card: str) -> bytes:
