@@ -18,9 +18,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-import httpx
-
-from perdure import Object, Promise, Retry, query, step, step_id, step_items
+from perdure import Object, Promise, Retry, http, query, step
 
 MODEL_URL = os.environ.get("MODEL_URL", "http://127.0.0.1:11434/v1")
 MODEL = os.environ.get("MODEL", "qwen3")
@@ -56,39 +54,21 @@ class ToolCall:
     arguments: str
 
 
-@step(retry=Retry(attempts=10), heartbeat_timeout=60)
 async def complete(messages: list[Message]) -> AsyncIterator[str | ToolCall]:
-    """One answer of the model: its words as they come, and the tools that it wants to use."""
+    """One answer of the model: its words as they come, and the tools that it wants to use.
+
+    A stream that breaks off is asked for again, with the same key; what was heard is left out.
+    """
     body = {"model": MODEL, "messages": messages, "tools": TOOLS, "stream": True}
-    # After a crash the same answer comes again, by its key; what was heard of it is left out.
-    heard = len(step_items())
-    number = 0
-    async with (
-        httpx.AsyncClient(timeout=60) as client,
-        client.stream(
-            "POST",
-            f"{MODEL_URL}/chat/completions",
-            json=body,
-            headers={"Idempotency-Key": step_id()},
-        ) as answer,
-    ):
-        answer.raise_for_status()
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: ") or line == "data: [DONE]":
-                continue
-            delta = json.loads(line[6:])["choices"][0]["delta"]
-            for item in _items(delta):
-                number += 1
-                if number > heard:
-                    yield item
-
-
-def _items(delta: dict[str, Any]) -> list[str | ToolCall]:
-    calls = [
-        ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
-        for call in delta.get("tool_calls") or ()
-    ]
-    return [*([delta["content"]] if delta.get("content") else []), *calls]
+    url = f"{MODEL_URL}/chat/completions"
+    async for event in http.events("POST", url, json=body, retry=Retry(attempts=10)):
+        if event.data == "[DONE]":
+            return
+        delta = event.json()["choices"][0]["delta"]
+        if delta.get("content"):
+            yield delta["content"]
+        for call in delta.get("tool_calls") or ():
+            yield ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
 
 
 @step(retry=Retry(attempts=5))

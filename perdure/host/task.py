@@ -92,6 +92,15 @@ class Task(Future):
 
     # --- what asyncio asks of a task
 
+    @property
+    def __class__(self) -> Any:
+        """What `isinstance(task, asyncio.Task)` asks: libraries tell tasks from other things so."""
+        return asyncio.Task
+
+    @__class__.setter
+    def __class__(self, cls: type) -> None:
+        raise TypeError("a task stays a task")
+
     def get_coro(self) -> Coroutine[Any, Any, Any]:
         return self.coroutine
 

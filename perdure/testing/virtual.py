@@ -16,6 +16,7 @@ import heapq
 import math
 import random
 import selectors
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
@@ -31,7 +32,10 @@ END_NS = 200 * 365 * 86_400 * NS
 """Where a test that waits for ever, beside a timer that fires for ever, is told to stop."""
 
 _PATIENCE_S = 0.25
-"""Seconds of silence after which real I/O holds virtual time no longer."""
+"""Seconds of silence after which real I/O, or a thread, holds virtual time no longer."""
+
+_LAST_PATIENCE_S = 10.0
+"""The same where nothing else is left that could happen."""
 
 _life: contextvars.ContextVar[Life] = contextvars.ContextVar("perdure_life")
 
@@ -195,9 +199,10 @@ class _JumpingSelector(selectors.DefaultSelector):
             return events
         if self.loop.threads:
             return super().select(0.05)
-        # The loop's own pipe is always there.
-        if len(self.get_map()) > 1 and self.loop.working():
-            events = super().select(_PATIENCE_S)
+        # The loop's own pipe is always there, and so is this thread.
+        if self.loop.working() and (len(self.get_map()) > 1 or threading.active_count() > 1):
+            last_chance = timeout is None and self.loop.next_ns() is None
+            events = super().select(_LAST_PATIENCE_S if last_chance else _PATIENCE_S)
             if events:
                 return events
         if self.loop.idle(timeout):

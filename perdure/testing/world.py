@@ -21,11 +21,15 @@ import random
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar
+from urllib.parse import urlencode
+
+import msgspec
 
 from perdure import ref, steps
 from perdure.app import App
 from perdure.clock import NS
 from perdure.errors import OperatorError, PerdureError
+from perdure.gateway.inbox import list_promises
 from perdure.host.activation import Activation
 from perdure.node import Node
 from perdure.object import Object, kind_of
@@ -47,6 +51,7 @@ from perdure.testing.cassette import Cassette
 from perdure.testing.client import Client
 from perdure.testing.everywhere import Sweep, crash_everywhere
 from perdure.testing.faults import FaultyStore
+from perdure.testing.outside_http import Handler, Web
 from perdure.testing.process import Process
 from perdure.testing.rehearsal import Rehearsal
 from perdure.testing.virtual import START_NS, VirtualClock, VirtualLoop
@@ -84,6 +89,7 @@ class World:
         self._classes, self._settings = app_of(app, settings)
         self._whole = any(isinstance(one, App) for one in app)
         self._attempts = Attempts(self._address_of, lambda: self.now)
+        self._web = Web()
         self._disk = FaultyStore(MemoryStore(layout_of(seed)))
         self._loop: VirtualLoop
         self._clock: VirtualClock
@@ -135,6 +141,7 @@ class World:
 
     async def __aexit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         self._started().close()
+        await self._web.close()
         for leave in reversed(self._leave):
             leave()
         self._leave.clear()
@@ -157,6 +164,7 @@ class World:
         ref.close_outside(self._client)
         ref.open_outside(self._client)
         self._attempts.process_ended()
+        self._web.process_ended()
         host = node.host
         refused = host.quarantine.unusable
 
@@ -213,6 +221,13 @@ class World:
         return await self._started().through(
             lambda node: look.history(node.host, address, 0, limit)
         )
+
+    async def promises(self, ref: object = None) -> list[dict[str, Any]]:
+        """What `perdure promises` lists: the open ones of an object or of all, the oldest first."""
+        query = urlencode({"object": address_of(ref)} if ref is not None else {}).encode()
+        reply = await self._started().through(lambda node: list_promises(node.host, query, ""))
+        found: list[dict[str, Any]] = msgspec.json.decode(reply.body)
+        return found
 
     # --- time
 
@@ -443,6 +458,15 @@ class World:
         tape = Cassette(path, mode)
         self._attempts.tape = tape
         self._leave.append(tape.close)
+
+    async def http(self, handler: Handler) -> None:
+        """Let a function answer all requests of `perdure.http`, in the place of a network.
+
+        `handler(request: httpx.Request) -> httpx.Response`, async or not; what it raises, such as
+        httpx.ConnectError, is what the request raises.
+        """
+        self._started()
+        self._web.answer_by(handler)
 
     @property
     def operations(self) -> list[str]:

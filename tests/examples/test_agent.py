@@ -8,11 +8,12 @@ from collections.abc import AsyncIterator, Iterator
 from datetime import timedelta
 from typing import Any
 
+import httpx
 import pytest
 
 from examples import agent as example
-from examples.agent import Agent, ToolCall, complete, pay, weather
-from perdure import Promise, step_items
+from examples.agent import Agent, pay, weather
+from perdure import Promise
 from perdure.testing import World
 from tests.examples.ledger import Ledger
 from tests.examples.model import Model, serving, words
@@ -23,14 +24,17 @@ async def listen(question: str, key: str = "ada") -> list[str]:
     return [word async for word in Agent.at(key).ask(question)]
 
 
-async def fake(messages: list[dict[str, Any]]) -> AsyncIterator[str | ToolCall]:
+async def fake(request: httpx.Request) -> httpx.Response:
     """The stand-in without its wire, a word a second."""
-    for delta in words(messages)[len(step_items()) :]:
-        await asyncio.sleep(1)
-        if "content" in delta:
-            yield delta["content"]
-        for call in delta.get("tool_calls", ()):
-            yield ToolCall(call["id"], call["function"]["name"], call["function"]["arguments"])
+    lines = [f"data: {json.dumps({'choices': [{'delta': delta}]})}\n\n".encode()
+             for delta in words(json.loads(request.content)["messages"])]  # fmt: skip
+
+    async def body() -> AsyncIterator[bytes]:
+        for line in (*lines, b"data: [DONE]\n\n"):
+            await asyncio.sleep(1)
+            yield line
+
+    return httpx.Response(200, headers={"Content-Type": "text/event-stream"}, content=body())
 
 
 async def with_tools(world: World) -> Ledger:
@@ -50,7 +54,7 @@ async def with_tools(world: World) -> Ledger:
 
 
 async def test_it_uses_a_tool_and_tells(world: World) -> None:
-    await world.replace(complete, fake)
+    await world.http(fake)
     ledger = await with_tools(world)
     assert " ".join(await listen("umbrella?")) == "Let me see. I heard : rain in Lisbon ."
     assert ledger.done() == [("weather", "Lisbon")]
@@ -59,7 +63,7 @@ async def test_it_uses_a_tool_and_tells(world: World) -> None:
 
 
 async def test_a_human_allows_after_two_days(world: World) -> None:
-    await world.replace(complete, fake)
+    await world.http(fake)
     ledger = await with_tools(world)
     answer = asyncio.create_task(listen("a refund, please"))
     await world.advance(timedelta(days=1))
@@ -77,7 +81,7 @@ async def test_a_human_allows_after_two_days(world: World) -> None:
 
 @pytest.mark.parametrize("answer", [False, None], ids=["no", "silence"])
 async def test_what_a_human_does_not_allow_is_not_done(answer: bool | None, world: World) -> None:
-    await world.replace(complete, fake)
+    await world.http(fake)
     ledger = await with_tools(world)
     listening = asyncio.create_task(listen("a refund, please"))
     await world.advance(timedelta(days=1))
@@ -89,7 +93,7 @@ async def test_what_a_human_does_not_allow_is_not_done(answer: bool | None, worl
 
 
 async def scenario(world: World) -> Any:
-    await world.replace(complete, fake)
+    await world.http(fake)
     ledger = await with_tools(world)
     heard = await listen("umbrella?")
     answer = asyncio.create_task(listen("a refund, please"))
@@ -130,6 +134,4 @@ async def test_an_answer_that_breaks_off_goes_on_behind_what_came(
     model.break_off = 2
     assert await listen("a b c d") == ["You", "said", ":", "a", "b", "c", "d"]
     assert list(model.requests.values()) == [3]
-    items = [item for call in world.step_calls(complete) for item in call.items]
-    assert items == ["You", "said", ":", "a", "b", "c", "d"]
-    assert json.loads(json.dumps(await Agent.at("ada").messages()))[-1]["content"]
+    assert (await Agent.at("ada").messages())[-1]["content"] == "Yousaid:abcd"
