@@ -11,20 +11,18 @@ all crawls of the server together.
 
 import asyncio
 import re
-import urllib.request
 from urllib.parse import urldefrag, urljoin, urlsplit
 
-from perdure import Limit, Object, Retry, query, step
+from perdure import Limit, Object, Retry, http, query, step
 
 ONE_A_SECOND = Limit(per_second=1, key=lambda url: urlsplit(url).netloc)
 _LINK = re.compile(r"""href=["']([^"']+)["']""")
 
 
 @step(retry=Retry(attempts=3), timeout=30, limit=ONE_A_SECOND)
-def fetch(url: str) -> str:
+async def fetch(url: str) -> str:
     """The text of a page."""
-    with urllib.request.urlopen(url, timeout=20) as answer:
-        return str(answer.read(1_000_000).decode("utf-8", "replace"))
+    return (await http.get(url, follow_redirects=True)).raise_for_status().text
 
 
 class Crawl(Object):

@@ -11,18 +11,12 @@ short behind a snapshot of the loop itself.
 """
 
 import asyncio
-import urllib.request
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from perdure import Object, Retry, query, step
+import httpx
 
-
-@step
-def look(url: str) -> int:
-    """The status of the page; raises what urllib raises when there is no answer."""
-    with urllib.request.urlopen(url, timeout=10) as answer:
-        return int(answer.status)
+from perdure import Object, Retry, http, query, step
 
 
 @step(retry=Retry(attempts=10))
@@ -68,8 +62,9 @@ class Monitor(Object):
         bad = 0
         while True:
             try:
-                bad = 0 if await look(url) < 500 else bad + 1
-            except Exception:
+                answer = await http.get(url, timeout=10)
+                bad = bad + 1 if answer.is_server_error else 0
+            except httpx.RequestError:
                 bad += 1
             self.looks += 1
             if self.up and bad >= patience:

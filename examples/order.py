@@ -12,13 +12,10 @@ stack is unwound, last thing first; whatever crashes on the way, it is unwound t
 SHOP_URL to have the payments and parcels asked for from a service; without it, all are granted.
 """
 
-import json
 import os
-import urllib.request
 from contextlib import AsyncExitStack
-from urllib.error import HTTPError
 
-from perdure import Fatal, Object, Retry, query, step, step_id
+from perdure import Fatal, Object, Retry, http, query, step, step_id
 
 SHOP_URL = os.environ.get("SHOP_URL", "")
 
@@ -36,38 +33,32 @@ PATIENT = Retry(attempts=60, initial=0.5, factor=2, max_delay=7200)
 
 
 @step(retry=PATIENT, timeout=30)
-def charge(order: str, cents: int) -> str:
+async def charge(order: str, cents: int) -> str:
     """Take money; gives the number of the payment."""
-    return _ask("charge", order=order, cents=cents)
+    return await _ask("charge", order=order, cents=cents)
 
 
 @step(retry=PATIENT, timeout=30)
-def refund(payment: str) -> str:
+async def refund(payment: str) -> str:
     """Give it back."""
-    return _ask("refund", payment=payment)
+    return await _ask("refund", payment=payment)
 
 
 @step(retry=PATIENT, timeout=30)
-def send_parcel(order: str, sku: str, count: int) -> str:
+async def send_parcel(order: str, sku: str, count: int) -> str:
     """Have it sent; gives the number of the parcel."""
-    return _ask("parcel", order=order, sku=sku, count=count)
+    return await _ask("parcel", order=order, sku=sku, count=count)
 
 
-def _ask(what: str, **details: object) -> str:
+async def _ask(what: str, **details: object) -> str:
     if not SHOP_URL:
         return f"{what}-{step_id()}"
     # By its key the service knows a request that it has had before.
-    headers = {"Content-Type": "application/json", "Idempotency-Key": step_id()}
-    body = json.dumps(details).encode()
-    request = urllib.request.Request(f"{SHOP_URL}/{what}", body, headers)
-    try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return str(json.load(answer)["id"])
-    except HTTPError as error:
-        with error:
-            if error.code < 500:
-                raise Refused(f"{what} was refused: {error.code}") from None
-            raise ConnectionError(f"{what}: {error.code}") from None
+    key = {"Idempotency-Key": step_id()}
+    answer = await http.post(f"{SHOP_URL}/{what}", json=details, headers=key)
+    if answer.is_client_error:
+        raise Refused(f"{what} was refused: {answer.text}")
+    return str(answer.raise_for_status().json()["id"])
 
 
 class Stock(Object):

@@ -28,7 +28,9 @@ class Web:
         """Have a function answer every request."""
         if self._before is None:
             self._before = dict(http._configured)
-        http.configure(**{**self._before, "transport": _Transport(handler)})
+        # Not by `configure`, which tries the options out: that costs more than most tests.
+        http._configured["transport"] = _Transport(handler)
+        self.process_ended()
 
     def process_ended(self) -> None:
         """The next process makes connections of its own."""
@@ -44,7 +46,8 @@ class Web:
             with contextlib.suppress(Exception):
                 await client.aclose()
         if self._before is not None:
-            http.configure(**self._before)
+            http._configured.clear()
+            http._configured.update(self._before)
 
 
 class _Transport(httpx.AsyncBaseTransport):

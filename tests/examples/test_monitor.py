@@ -5,7 +5,9 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import Any
 
-from examples.monitor import Monitor, look, tell
+import httpx
+
+from examples.monitor import Monitor, tell
 from perdure.testing import World
 from tests.examples.ledger import Ledger
 
@@ -16,30 +18,30 @@ def page(world: World, bad_from: float, bad_until: float) -> Any:
     """A page that is down between two hours."""
     began = world.now
 
-    def answer(url: str) -> int:
+    def answer(request: httpx.Request) -> httpx.Response:
         hour = (world.now - began) / timedelta(hours=1)
         if bad_from <= hour < bad_until:
-            raise ConnectionRefusedError(url)
-        return 200
+            raise httpx.ConnectError("refused", request=request)
+        return httpx.Response(200, text="here I am")
 
     return answer
 
 
 async def test_a_year_of_looks(world: World) -> None:
     ledger = Ledger()
-    await world.replace(look, page(world, 1000, 1010))
+    await world.http(page(world, 1000, 1100))
     await world.replace(tell, ledger.noting("tell"))
     monitor = world.at(Monitor, "home")
-    await monitor.watch(URL, 3600)
+    await monitor.watch(URL, 86_400)
     await world.advance(timedelta(days=365))
     report = await monitor.report()
-    assert (report.looks, report.outages, report.up) == (365 * 24 + 1, 1, True)
+    assert (report.looks, report.outages, report.up) == (366, 1, True)
     assert ledger.done() == [("tell", f"{URL} is down"), ("tell", f"{URL} is back")]
 
 
 async def test_two_bad_looks_are_no_outage(world: World) -> None:
     monitor = world.at(Monitor, "home")
-    await world.replace(look, page(world, 1.5, 3.5))
+    await world.http(page(world, 1.5, 3.5))
     await monitor.watch(URL, 3600)
     await world.advance(timedelta(hours=10))
     report = await monitor.report()
@@ -51,7 +53,7 @@ async def test_two_bad_looks_are_no_outage(world: World) -> None:
 
 async def scenario(world: World) -> Any:
     ledger = Ledger()
-    await world.replace(look, page(world, 2, 7))
+    await world.http(page(world, 2, 7))
     await world.replace(tell, ledger.noting("tell"))
     monitor = world.at(Monitor, "home")
     await monitor.watch(URL, 3600)
