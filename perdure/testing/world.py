@@ -187,6 +187,12 @@ class World:
         """
         if not is_class(cls):
             raise TypeError(f"world.at takes a class and a key: world.at(Order, '42'), not {cls!r}")
+        if self._process is None:
+            # A fixture that rests on this one prepares the test.
+            names = {kind_of(one).name for one in self._classes}
+            if kind_of(cls).name not in names and not self._whole:
+                self._classes = (*self._classes, cls)
+            return cls.at(key)
         process = self._started()
         if kind_of(cls).name not in process.classes and not process.whole:
             process.serve(cls)
