@@ -32,6 +32,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "errors": ("perdure.cli.past:errors", "Show what was raised, with locals as they were."),
     "connect": ("perdure.cli.sockets:connect", "Talk to an object over a socket."),
     "tail": ("perdure.cli.sockets:tail", "Print what an object sends to its connections."),
+    "replay": ("perdure.cli.replay:replay", "Run an object's past again, with a debugger."),
     "fork": ("perdure.cli.forks:fork", "Make a new object with another one's past."),
     "release": ("perdure.cli.forks:release", "Let a fork or an import reach the outside."),
     "export": ("perdure.cli.forks:export", "Write an object into a file."),

@@ -190,13 +190,12 @@ async def extract(record: HostRecord, upto: int | None = None) -> Extract:
     machine = await walk(record, seq)
     try:
         snapshot = _snapshot_of(machine)
-        lent = Chances(record)
         entries: list[Entry] = []
         blobs: set[str] = set()
         try:
             async for page in record.pages(0, seq):
                 for entry in page:
-                    entries.append(lent.lend(entry))
+                    entries.append(lent(record.host.layout.secret, record.oid, entry))
                     blobs.add(named_in(entry))
                 await asyncio.sleep(0)
         except UnknownTurn:
@@ -229,18 +228,11 @@ def _snapshot_of(machine: Machine) -> bytes:
         return b""
 
 
-class Chances:
-    """Writes into entries what their chance follows from."""
-
-    def __init__(self, record: HostRecord) -> None:
-        self._secret = record.host.layout.secret
-        self._oid = record.oid
-
-    def lend(self, entry: Entry) -> Entry:
-        if entry.chance:
-            return entry
-        key = key_of(self._secret, self._oid, entry.seq)
-        return msgspec.structs.replace(entry, chance=key)
+def lent(secret: bytes, oid: int, entry: Entry) -> Entry:
+    """An entry that says what its chance follows from."""
+    if entry.chance:
+        return entry
+    return msgspec.structs.replace(entry, chance=key_of(secret, oid, entry.seq))
 
 
 def segments_of(oid: int, entries: Sequence[Entry]) -> Iterator[bytes]:

@@ -32,7 +32,7 @@ async def errors_of(record: Record, seq: int) -> list[dict[str, Any]]:
     entry = await record.probe(seq)
     if entry is None or entry.seq != seq:
         raise UnknownTurn(f"{record.kind.name}/{record.key} has no turn {seq}")
-    catcher = _Catcher(entry)
+    catcher = Catcher(entry)
     surroundings = record.machine().surroundings.copy()
     machine = await walk(record, seq - 1, surroundings)
     surroundings.on_error = catcher.call_failed
@@ -48,7 +48,7 @@ async def errors_of(record: Record, seq: int) -> list[dict[str, Any]]:
     return catcher.found
 
 
-class _Catcher:
+class Catcher:
     """Collects errors while a turn runs: later their frames hold something else."""
 
     def __init__(self, entry: Entry) -> None:
