@@ -58,12 +58,13 @@ from perdure.errors import (
 from perdure.indexed import Indexed
 from perdure.inside import Current
 from perdure.limits import Limit
-from perdure.object import Object, Transient, atomic, ephemeral, query, transient
+from perdure.object import Object, atomic, ephemeral, query
 from perdure.promise import Promise
 from perdure.ref import current, delete, send
 from perdure.schedule import Schedule, cron, every
 from perdure.settings import Settings
 from perdure.steps import Retry, step
+from perdure.transient import Transient, transient
 from perdure.waiting import sleep, sleep_until, wait_until
 
 if TYPE_CHECKING:

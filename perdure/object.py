@@ -32,24 +32,11 @@ from perdure.inside import inside
 from perdure.ref import Ref, format_address, streaming
 from perdure.schedule import Missed, Rhythm, Schedule, moment
 from perdure.serde import Signature
+from perdure.settings import kept_ns
+from perdure.transient import transient
 
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class _Mark:
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __repr__(self) -> str:
-        return self.name
-
-
-_TRANSIENT = _Mark("Transient")
-
-Transient = Annotated[T, _TRANSIENT]
-"""An attribute that is not kept: `cache: Transient[dict] = transient(dict)`. After a load the
-factory makes it anew, at its first use. What an object asks for must not depend on it."""
 
 
 class Object:
@@ -80,12 +67,18 @@ class Object:
         reentrant: bool | None = None,
         atomic: bool | None = None,
         hibernate_after: float | None = None,
+        history: str | None = None,
         name: str | None = None,
         aliases: Sequence[str] = (),
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
-        given = {"reentrant": reentrant, "atomic": atomic, "hibernate_after": hibernate_after}
+        given = {
+            "reentrant": reentrant,
+            "atomic": atomic,
+            "hibernate_after": hibernate_after,
+            "history": history,
+        }
         # The name is this class's alone; the other options are inherited like any attribute.
         cls.__perdure_options__ = cls.__perdure_options__ | {
             option: value for option, value in given.items() if value is not None
@@ -238,47 +231,6 @@ def ephemeral(handler: F) -> F:
     return handler
 
 
-class transient:
-    """The value of a `Transient[T]` attribute: `cache: Transient[dict] = transient(dict)`.
-
-    `factory` is called without arguments, at the first use after each load.
-    """
-
-    # To a type checker this is a function that returns what the factory makes.
-    def __new__(cls, factory: Callable[[], T]) -> T:  # type: ignore[misc]
-        made = object.__new__(cls)
-        made.factory = factory
-        return cast(T, made)
-
-    factory: Callable[[], Any]
-    name: str
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
-
-    def __get__(self, instance: Object | None, owner: type) -> Any:
-        if instance is None:
-            return self
-        kept = _transients(instance)
-        if self.name not in kept:
-            kept[self.name] = self.factory()
-        return kept[self.name]
-
-    def __set__(self, instance: Object, value: Any) -> None:
-        _transients(instance)[self.name] = value
-
-    def __delete__(self, instance: Object) -> None:
-        _transients(instance).pop(self.name, None)
-
-
-def _transients(instance: Object) -> dict[str, Any]:
-    try:
-        return instance._perdure_transients
-    except AttributeError:
-        instance._perdure_transients = {}
-        return instance._perdure_transients
-
-
 class Handler:
     """One public method of a class, as the host and the gateway see it."""
 
@@ -326,6 +278,9 @@ class Kind:
         self.doc = inspect.cleandoc(cls.__doc__ or "")
         self.reentrant: bool = options.get("reentrant", True)
         self.hibernate_after: float | None = options.get("hibernate_after")
+        self.history: str = options.get("history", "")
+        _check_history(cls, self.history)
+        """How much of the past is kept, where the class says so itself."""
         self.authorizes = getattr(cls, "authorize", None) is not None
         self.creates = cls.on_create is not Object.on_create
         self.on_request: Handler | None = _on_request(cls)
@@ -417,6 +372,15 @@ def kind_of(cls: type[Object]) -> Kind:
 
 _NOT_HANDLERS = frozenset(name for name in dir(Object)) | {"authorize"}
 _IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), frozenset, type, FunctionType)
+
+
+def _check_history(cls: type[Object], history: str) -> None:
+    try:
+        kept_ns(history or "all")
+    except ValueError:
+        raise InvalidClass(
+            f"{cls.__name__}: history is 'all', 'none' or an age such as '30d', not {history!r}"
+        ) from None
 
 
 def _on_request(cls: type[Object]) -> Handler | None:

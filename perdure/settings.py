@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -65,7 +66,8 @@ class Settings:
     drain_timeout: float = 30.0
     """Seconds SIGTERM waits for turns and requests in flight."""
     history: str = "all"
-    """How much of the past is kept: `all`, or `none` beyond what a rebuild needs."""
+    """How much of the past is kept: `all`, an age such as `30d`, or `none`; in any case what a
+    rebuild needs."""
     debug: bool = False
     """Tracebacks in problems, and queries checked for deep changes (`perdure dev`)."""
     admin_token: str = ""
@@ -98,8 +100,12 @@ class Settings:
                 raise BadSettings(
                     f"{name} must be more than 0 seconds, not {getattr(self, name)!r}"
                 )
-        if self.history not in ("all", "none"):
-            raise BadSettings(f"history must be 'all' or 'none', not {self.history!r}")
+        try:
+            kept_ns(self.history)
+        except ValueError:
+            raise BadSettings(
+                f"history must be 'all', 'none' or an age such as 30d, not {self.history!r}"
+            ) from None
 
 
 _TYPES: dict[str, Any] = {
@@ -109,6 +115,23 @@ _TYPES: dict[str, Any] = {
     "float": float,
     "bool": lambda text: {"1": True, "true": True, "0": False, "false": False}[text.lower()],
 }
+
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([mhdw])")
+_UNIT_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def kept_ns(history: str) -> int | None:
+    """How long the setting `history` keeps a turn, in nanoseconds; None for ever.
+
+    Raises ValueError for what is neither `all`, `none` nor an age.
+    """
+    if history in ("all", "none"):
+        return None if history == "all" else 0
+    age = _AGE.fullmatch(history)
+    if age is None:
+        raise ValueError(history)
+    return int(float(age[1]) * _UNIT_S[age[2]] * 1_000_000_000)
 
 
 def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:

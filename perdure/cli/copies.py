@@ -12,7 +12,8 @@ from pathlib import Path
 import click
 
 from perdure.cli.output import examples, json_option, print_json
-from perdure.operations.backup import Progress, back_up
+from perdure.operations.backup import back_up
+from perdure.operations.restore import Progress
 from perdure.operations.restore import restore as restore_store
 from perdure.past.moment import read_time
 
@@ -41,8 +42,8 @@ def backup(destination: Path, data: Path, as_json: bool) -> None:
     what has changed. It is a data directory: `perdure fsck --data DESTINATION` proves it, `perdure
     restore` makes a store of it, as it was at any time before.
     """
-    with _progress("copying", as_json) as progress:
-        done = back_up(data, destination, progress)
+    with _progress("copying", as_json):
+        done = back_up(data, destination)
     if as_json:
         print_json(asdict(done))
         return

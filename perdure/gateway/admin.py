@@ -13,6 +13,7 @@
     GET     versions/objects?class=&past=&limit=&after=       who is on an older one, and why
     GET     quarantine
     POST    quarantine/{Class}/{key}/retry                    or skip
+    POST    objects/{Class}/{key}/repair, erase; calls/{id}/again; prune    upkeep.py
 
 The caller has been checked before (internal.py); what is here does as it is told.
 """
@@ -23,6 +24,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
+from perdure.gateway import upkeep
 from perdure.gateway.inbox import list_promises
 from perdure.gateway.past import PAGE, PAGE_MAX, PastOf, Uploads
 from perdure.gateway.problem import Refusal, Reply
@@ -64,6 +66,16 @@ class Admin:
             case ["objects", kind, key, "why"]:
                 address = _address(kind, key)
                 return {b"GET": lambda: _shown(why.why(host, address))}
+            case ["objects", kind, key, "repair"]:
+                address = _address(kind, key)
+                return {b"POST": lambda: upkeep.repair(host, address, body)}
+            case ["objects", kind, key, "erase"]:
+                address = _address(kind, key)
+                return {b"POST": lambda: upkeep.erase(host, address, body)}
+            case ["calls", call_id, "again"]:
+                return {b"POST": lambda: upkeep.again(host, call_id, body)}
+            case ["prune"]:
+                return {b"POST": lambda: upkeep.prune(host, body)}
             case ["objects", kind, key, what]:
                 return PastOf(host, _address(kind, key), query, body).find(what)
             case ["promises"]:

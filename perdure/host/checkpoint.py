@@ -20,6 +20,7 @@ import structlog
 from perdure.clock import NS
 from perdure.errors import CallError, OperatorError, StoreUnavailable
 from perdure.host.activation import State
+from perdure.host.retention import cutoffs
 from perdure.host.snapshots import (
     TURNS_BEHIND_BASE,
     newest_seq,
@@ -42,6 +43,7 @@ SLICE_OBJECTS = 100
 SLICE_BYTES = 256 * 1024
 SEGMENT_ENTRIES = 1000
 RETRY_S = 5.0
+PRUNE_EVERY_NS = 3_600 * NS
 
 
 class Checkpointer:
@@ -55,7 +57,7 @@ class Checkpointer:
         self._unpromoted: dict[int, int] = {}
         """Objects that did not get a newer base when they should, by how many turns they have to
         be behind it to be tried again: the trial replays all of them."""
-        self._ended_ns = host.clock.now_ns()
+        self._ended_ns = self._pruned_ns = host.clock.now_ns()
 
     def start(self) -> None:
         self._task = asyncio.get_running_loop().create_task(self._watch())
@@ -83,6 +85,7 @@ class Checkpointer:
                 continue
             try:
                 await self.run()
+                await self._prune()
             except OperatorError as error:
                 logger.warning("a checkpoint failed; it is tried again", error=str(error))
                 await asyncio.sleep(RETRY_S)
@@ -90,6 +93,16 @@ class Checkpointer:
                 # A bug of ours. Giving up would let the log grow without anybody noticing.
                 logger.error("a checkpoint failed inside perdure", exc_info=error)
                 await asyncio.sleep(RETRY_S)
+
+    async def _prune(self) -> None:
+        """Now and then, remove the history that is older than it is wanted."""
+        host = self._host
+        if host.clock.now_ns() - self._pruned_ns < PRUNE_EVERY_NS:
+            return
+        self._pruned_ns = host.clock.now_ns()
+        before = cutoffs(host)
+        if before:
+            await host.store.prune(host.log.part, host.log.epoch, before, apply=True)
 
     async def run(self) -> None:
         """One checkpoint. Raises what the store raises; then the log is as long as before."""
@@ -282,9 +295,14 @@ class Checkpointer:
 
     def _forgotten(self, rows: list[ObjectRow]) -> list[tuple[int, int]]:
         """With no history wanted, what lies at or before the base that a row brings."""
-        if self._host.settings.history != "none":
-            return []
-        return [(row.oid, row.seq) for row in rows if row.snapshot is not None]
+        host = self._host
+        return [
+            (row.oid, row.seq)
+            for row in rows
+            if row.snapshot is not None
+            and row.kind in host.kinds
+            and (host.kinds[row.kind].history or host.settings.history) == "none"
+        ]
 
     def far_behind(self, oid: int) -> int:
         """So many turns behind its base an object gets a newer one, if it is never at rest."""
@@ -334,5 +352,6 @@ def _segments(oid: int, entries: list[bytes]) -> Iterator[Segment]:
     """
     for begin in range(0, len(entries), SEGMENT_ENTRIES):
         piece = entries[begin : begin + SEGMENT_ENTRIES]
-        first, last = codec.decode_entry(piece[0]).seq, codec.decode_entry(piece[-1]).seq
-        yield Segment(oid, first, last, codec.write_chunk(codec.frame(oid, body) for body in piece))
+        first, last = codec.decode_entry(piece[0]), codec.decode_entry(piece[-1])
+        body = codec.write_chunk(codec.frame(oid, entry) for entry in piece)
+        yield Segment(oid, first.seq, last.seq, body, last.time)

@@ -244,6 +244,19 @@ class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
     source: MessageId | None = None
 
 
+class Repaired(msgspec.Struct, array_like=True, frozen=True, tag="repaired"):
+    """An operator has changed something by hand."""
+
+    what: str
+    """`step`, `fail-step`, `attribute` or `call` (host/repairing.py)."""
+    target: str
+    """The step's number, the attribute's name, the call's id."""
+    body: bytes
+    """The new value, pickled; a Failure as JSON."""
+    by: str
+    why: str
+
+
 class Upgraded(msgspec.Struct, array_like=True, frozen=True, tag="upgraded"):
     """The object goes over to the version of the code that this entry names."""
 
@@ -285,6 +298,7 @@ Event = (
     | Timetable
     | Cancel
     | Upgraded
+    | Repaired
     | Connected
     | Received
     | Disconnected

@@ -4,16 +4,15 @@ The copy is a data directory itself: `perdure serve --data COPY` starts from it,
 checks it. Everything is read in one transaction, so the copy is of one moment: timers, messages
 under way and code that waits included.
 
-What is new since the last copy is found by what history does: each turn of an object ends up in a
-segment, segments are numbered in the order of their writing, and with the segments of an object its
-row, snapshot and other rows are copied again. The log (a few MB at most) is copied whole.
+What is new since the last copy is found by the stamp of each object's row, which says which slice
+of a checkpoint has written it. Of those objects everything is copied again but the history
+and the large values that are there already. The log (a few MB at most) is copied whole.
 """
 
 from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +20,12 @@ from pathlib import Path
 from perdure.errors import BadSettings, OperatorError
 from perdure.store.sqlite_file import DATABASE, connect, trouble
 
-Progress = Callable[[int, int], None]
-"""Called with the pages that are done, and all."""
-
-_PAGES_A_STEP = 2048
+_CHANGED = "oid IN (SELECT oid FROM changed)"
+# A segment is replaced as a whole, by one that goes on further.
+_SAME_SEGMENT = (
+    "l.oid = segment.oid AND l.first = segment.first AND l.id = segment.id "
+    "AND l.last = segment.last"
+)
 # Tables that are not copied by object or as a whole.
 _SEGMENT, _BLOB, _CHUNK, _VERSION, _WAYPOINT = "segment", "blob", "chunk", "version", "waypoint"
 
@@ -45,9 +46,7 @@ class Backup:
     """The newest chunk of the log that is in it."""
 
 
-def back_up(
-    data: Path, destination: Path, progress: Progress = lambda done, all_: None
-) -> Backup:
+def back_up(data: Path, destination: Path) -> Backup:
     """Copy the store in `data` to the directory `destination`, or bring the copy there up to date.
 
     Raises BadSettings where there is no store, or the copy is of another one; what SQLite cannot
@@ -64,31 +63,23 @@ def back_up(
     if copy_path.exists() and copy_path.samefile(source_path):
         raise BadSettings(f"{destination} is the store itself; a backup goes elsewhere")
     try:
-        with closing(connect(source_path, reads_only=True)) as source:
+        with closing(connect(source_path)) as source:
             if copy_path.exists():
                 return _bring_up_to_date(source, source_path, copy_path)
-            return _copy_whole(source, copy_path, progress)
+            return _copy_whole(source, copy_path)
     except sqlite3.Error as error:
         raise trouble(error, copy_path) from error
 
 
-def _copy_whole(source: sqlite3.Connection, path: Path, progress: Progress) -> Backup:
+def _copy_whole(source: sqlite3.Connection, path: Path) -> Backup:
     # Under another name until it is complete: half a copy must not pass for one.
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.unlink(missing_ok=True)
     unfinished.touch(mode=0o600)
-    # One read transaction for all steps: otherwise each write of the server starts it anew.
-    source.execute("BEGIN")
-    source.execute("SELECT count(*) FROM meta").fetchone()
+    # Row by row, and not page by page: free space may hold what has been removed, or erased.
+    source.execute("VACUUM INTO ?", (str(unfinished),))
     with closing(sqlite3.connect(unfinished, isolation_level=None)) as copy:
-        source.backup(
-            copy,
-            pages=_PAGES_A_STEP,
-            progress=lambda status, left, all_: progress(all_ - left, all_),
-        )
-        copy.execute("PRAGMA journal_mode = DELETE")
         found = _told(copy, path, whole=True, objects=0, segments=0)
-    source.execute("ROLLBACK")
     _sync(unfinished)
     unfinished.rename(path)
     _sync(path.parent)
@@ -98,6 +89,7 @@ def _copy_whole(source: sqlite3.Connection, path: Path, progress: Progress) -> B
 def _bring_up_to_date(source: sqlite3.Connection, source_path: Path, path: Path) -> Backup:
     with closing(sqlite3.connect(path.as_uri(), uri=True, isolation_level=None)) as copy:
         copy.execute("PRAGMA synchronous = FULL")
+        copy.execute("PRAGMA secure_delete = ON")
         copy.execute("PRAGMA journal_mode = DELETE")
         if _secret(copy) != _secret(source):
             raise BadSettings(
@@ -123,28 +115,27 @@ def _bring_up_to_date(source: sqlite3.Connection, source_path: Path, path: Path)
 def _copy_news(copy: sqlite3.Connection) -> tuple[int, int]:
     tables = _tables(copy)
     columns = {table: _columns(copy, table) for table in tables}
-    # From the last one on, that one included: a segment that was written anew may have got its
-    # number again.
-    (last,) = copy.execute("SELECT ifnull(max(id), 0) FROM main.segment").fetchone()
     copy.execute("CREATE TEMP TABLE changed (oid INTEGER PRIMARY KEY)")
-    copy.execute(
-        "INSERT OR IGNORE INTO changed SELECT oid FROM live.segment WHERE id >= ?", (last,)
-    )
-    for schema in ("live", "main"):
-        # Set aside or ended, in the one or the other: they change without a turn.
+    for part, stamp in copy.execute("SELECT part, stamp FROM main.part").fetchall():
         copy.execute(
-            f"INSERT OR IGNORE INTO changed SELECT oid FROM {schema}.object WHERE status <> ''"
+            "INSERT INTO changed SELECT oid FROM live.object WHERE stamp > ? AND part = ?",
+            (stamp, part),
         )
+    # Erased there, so here as well.
     copy.execute(
-        "DELETE FROM main.segment WHERE (oid, first) IN "
-        "(SELECT oid, first FROM live.segment WHERE id >= ?)",
-        (last,),
+        "INSERT OR IGNORE INTO changed SELECT n FROM live.erased WHERE (part, n, time) NOT IN "
+        "(SELECT part, n, time FROM main.erased)"
+    )
+    copy.execute(
+        f"DELETE FROM main.segment WHERE {_CHANGED} AND NOT EXISTS "
+        f"(SELECT 1 FROM live.segment l WHERE {_SAME_SEGMENT})"
     )
     segments = copy.execute(
-        "INSERT OR REPLACE INTO main.segment SELECT * FROM live.segment WHERE id >= ?", (last,)
+        f"INSERT INTO main.segment SELECT * FROM live.segment l WHERE l.{_CHANGED} AND NOT EXISTS "
+        f"(SELECT 1 FROM main.segment WHERE {_SAME_SEGMENT})"
     ).rowcount
     for table in tables:
-        names = columns[table]
+        names = [name for name in columns[table] if not (table == _BLOB and name == "id")]
         if table in (_SEGMENT, _WAYPOINT):
             continue
         if table == _VERSION:
@@ -153,22 +144,21 @@ def _copy_news(copy: sqlite3.Connection) -> tuple[int, int]:
             # A blob's body never changes, so only those that are not there are read.
             listed = ", ".join(names)
             copy.execute(
-                "DELETE FROM main.blob WHERE oid IN (SELECT oid FROM changed) "
-                "AND id NOT IN (SELECT id FROM live.blob WHERE oid IN (SELECT oid FROM changed))"
+                f"DELETE FROM main.blob WHERE {_CHANGED} "
+                f"AND (oid, name) NOT IN (SELECT oid, name FROM live.blob WHERE {_CHANGED})"
             )
             copy.execute(
-                f"INSERT INTO main.blob ({listed}) SELECT {listed} FROM live.blob "
-                "WHERE id > (SELECT ifnull(max(id), 0) FROM main.blob)"
+                f"INSERT INTO main.blob ({listed}) SELECT {listed} FROM live.blob WHERE {_CHANGED} "
+                f"AND (oid, name) NOT IN (SELECT oid, name FROM main.blob WHERE {_CHANGED})"
             )
             copy.execute(
-                "UPDATE main.blob SET seq = (SELECT seq FROM live.blob l WHERE l.id = blob.id) "
-                "WHERE oid IN (SELECT oid FROM changed)"
+                "UPDATE main.blob SET seq = (SELECT l.seq FROM live.blob l WHERE l.oid = blob.oid "
+                f"AND l.name = blob.name) WHERE {_CHANGED}"
             )
         elif "oid" in names:
-            copy.execute(f"DELETE FROM main.{table} WHERE oid IN (SELECT oid FROM changed)")
+            copy.execute(f"DELETE FROM main.{table} WHERE {_CHANGED}")
             copy.execute(
-                f"INSERT INTO main.{table} SELECT * FROM live.{table} "
-                "WHERE oid IN (SELECT oid FROM changed)"
+                f"INSERT INTO main.{table} SELECT * FROM live.{table} WHERE {_CHANGED}"
             )
         else:
             copy.execute(f"DELETE FROM main.{table}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,10 +28,12 @@ from perdure.journal.codec import (
     write_message,
 )
 from perdure.journal.entry import Ended, Entry, MessageId, Promised, Sent, Settled
-from perdure.operations.backup import Progress
 from perdure.ref import format_address, parse_address
 from perdure.store.sqlite_file import DATABASE, connect, trouble
 from perdure.store.sqlite_sql import LSN_BITS
+
+Progress = Callable[[int, int], None]
+"""Called with the objects that are done, and all."""
 
 
 @dataclass(slots=True)
@@ -254,8 +256,8 @@ def _write(store: sqlite3.Connection, part: int, life: _Life) -> None:
         return
     entries = [frame(oid, encode_entry(entry)) for entry in life.kept]
     store.execute(
-        "INSERT INTO segment (oid, first, last, body) VALUES (?, ?, ?, ?)",
-        (oid, life.kept[0].seq, last, write_chunk(entries)),
+        "INSERT INTO segment (oid, first, last, body, until) VALUES (?, ?, ?, ?, ?)",
+        (oid, life.kept[0].seq, last, write_chunk(entries), life.kept[-1].time),
     )
     end = life.kept[-1]
     gone = isinstance(end.event, Ended)
@@ -273,6 +275,7 @@ def _write(store: sqlite3.Connection, part: int, life: _Life) -> None:
         "created": life.kept[0].time,
         "updated": end.time,
         "version": end.version,
+        "connections": end.connections,
     }
     store.execute(
         f"INSERT INTO object ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})",

@@ -35,6 +35,7 @@ from perdure.journal.entry import (
     Received,
     Refused,
     Released,
+    Repaired,
     Reply,
     Resolved,
     Skipped,
@@ -396,6 +397,11 @@ def event_of(entry: Entry) -> tuple[str, str]:
             return "cancel", f"call {event.id}" + (f" from {event.caller}" if event.caller else "")
         case Upgraded():
             return "upgrade", f"from version {event.before}"
+        case Repaired():
+            what = {"attribute": f"set {event.target} to {short_body(event.body, 200)}"}.get(
+                event.what, f"{event.what} {event.target}"
+            )
+            return "repair", f"{what} (by {event.by}: {event.why})"
         case Skipped():
             return "skip", event.what
         case Connected():

@@ -104,6 +104,16 @@ class Segment(NamedTuple):
     first: int
     last: int
     body: bytes
+    until: int = 0
+    """When the last of them was, in nanoseconds since 1970; 0: not known."""
+
+
+class Pruned(NamedTuple):
+    """History that is, or would be, removed since nobody wants to keep it any longer."""
+
+    objects: int
+    segments: int
+    bytes: int
 
 
 class Suspended(NamedTuple):
@@ -428,6 +438,32 @@ class Store(Protocol):
         self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]
     ) -> bool:
         """Remove blobs, by (oid, name); False, and nothing removed, for a deposed owner."""
+        ...
+
+    async def erase(
+        self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int
+    ) -> bool:
+        """Remove everything that is stored of an object, and what is left of the log up to the
+        checkpoint; False, and nothing removed, for a deposed owner.
+
+        `row`, if given, stays in its place. Bytes are overwritten where the store can; an older
+        copy of them may be left in free space until `compact`. A checkpoint came before.
+        """
+        ...
+
+    async def compact(self) -> None:
+        """Write the store anew, without free space. Commits wait meanwhile."""
+        ...
+
+    async def prune(
+        self, part: int, epoch: int, before: Mapping[str, int], *, apply: bool
+    ) -> Pruned | None:
+        """Remove history of classes whose last turn was before a time for each class.
+
+        Only what lies at or before an object's snapshot goes: it can still be rebuilt. With
+        `apply=False` nothing is removed, and the answer says what would be. None for a deposed
+        owner.
+        """
         ...
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:

@@ -8,7 +8,7 @@ before are deposed by the next `claim`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from perdure.store.base import (
     Layout,
     ObjectRow,
     PromiseRow,
+    Pruned,
     Segment,
     Stored,
     StoreStats,
@@ -341,6 +342,56 @@ class MemoryStore:
         for place in blobs:
             self._blobs.pop(place, None)
         return True
+
+    async def erase(
+        self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int
+    ) -> bool:
+        """Forget it."""
+        if not self._owns(part, epoch):
+            return False
+        self._blobs = {place: blob for place, blob in self._blobs.items() if place[0] != oid}
+        self._promises = {t: one for t, one in self._promises.items() if one.oid != oid}
+        self._calls = {id_: one for id_, one in self._calls.items() if one.oid != oid}
+        for table in (self._rows, self._segments, self._suspended, self._indexed):
+            table.pop(oid, None)
+        self._forget_waypoints(oid, 0, 2**63 - 1)
+        if row is not None:
+            self._rows[oid] = part, row
+        return True
+
+    async def compact(self) -> None:
+        """There is no free space."""
+
+    async def prune(
+        self, part: int, epoch: int, before: Mapping[str, int], *, apply: bool
+    ) -> Pruned | None:
+        """Forget what is old."""
+        if not self._owns(part, epoch):
+            return None
+        objects = segments = size = 0
+        for oid, (home, row) in self._rows.items():
+            until = before.get(row.kind, 0)
+            if home != part or row.snapshot is None:
+                continue
+            of_object = self._segments.get(oid, {})
+            old = [
+                one for one in of_object.values() if 0 < one.until < until and one.last <= row.seq
+            ]
+            objects += bool(old)
+            segments += len(old)
+            size += sum(len(one.body) for one in old)
+            for one in old if apply else ():
+                del of_object[one.first]
+            if apply and old:
+                last = max(one.last for one in old)
+                self._forget_waypoints(oid, 0, last + 1)
+                for place in [
+                    place
+                    for place, (_, seq, _) in self._blobs.items()
+                    if place[0] == oid and 0 < seq <= last
+                ]:
+                    del self._blobs[place]
+        return Pruned(objects, segments, size)
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """Once for each version."""

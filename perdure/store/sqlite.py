@@ -50,11 +50,11 @@ from perdure.store.base import (
 from perdure.store.lane import Lane, Pace
 from perdure.store.place import Place
 from perdure.store.sqlite_file import DATABASE, connect, lost_chunk, prepare_schema, trouble
+from perdure.store.sqlite_upkeep import Upkeep
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-DELETED = "deleted"
 _PAGE = 4096
 # The write-ahead log is moved into the database when it has grown by so many pages of 4 KB. More
 # means fewer interruptions, and a longer look through it after a crash (about 20 ms for 16 MB).
@@ -68,7 +68,7 @@ _SMALL_SLICE_COUNT = 16
 _SMALL_SLICE_BYTES = 64 * 1024
 
 
-class SqliteStore:
+class SqliteStore(Upkeep):
     """A store in the directory `directory`; see `Store` for what its methods promise.
 
     `exclusive=False` leaves out the lock of the directory, for tests of the fence. `before_commit`

@@ -39,6 +39,8 @@ def checkpoint(
             dropped.append((row.oid,))
     put(sql.PUT_ROW, rows)
     put(sql.PUT_ROW_ALONE, rows_alone)
+    execute(sql.NEXT_STAMP, (slice_.part,))
+    many(sql.STAMP, [(slice_.part, row.oid) for row in slice_.rows])
     put(sql.PUT_SNAPSHOT, snapshots)
     many(sql.DROP_SNAPSHOT, dropped)
     fresh = {suspended.oid for suspended in slice_.suspended}

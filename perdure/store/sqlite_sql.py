@@ -31,7 +31,7 @@ SELECT {COLUMNS}, snapshot.body, connections, suspended.seq, suspended.body
  WHERE oid = ? AND part = ?"""
 # Segments do not overlap, so the one that holds turn `after` is the last that begins at or before.
 SEGMENTS = """
-SELECT oid, first, last, body FROM segment
+SELECT oid, first, last, body, until FROM segment
  WHERE oid = :oid AND last > :after
    AND first >= ifnull((SELECT max(first) FROM segment WHERE oid = :oid AND first <= :after), 0)
  ORDER BY first LIMIT :limit"""
@@ -52,8 +52,11 @@ PUT_SNAPSHOT = "INSERT OR REPLACE INTO snapshot (oid, body) VALUES (?, ?)"
 DROP_SNAPSHOT = "DELETE FROM snapshot WHERE oid = ?"
 PUT_SUSPENDED = "INSERT OR REPLACE INTO suspended (oid, seq, body) VALUES (?, ?, ?)"
 DROP_SUSPENDED = "DELETE FROM suspended WHERE oid = ?"
-# A segment that is written anew gets a new number: by that a backup knows that it has changed.
-PUT_SEGMENT = "INSERT OR REPLACE INTO segment (oid, first, last, body) VALUES (?, ?, ?, ?)"
+NEXT_STAMP = "UPDATE part SET stamp = stamp + 1 WHERE part = ?"
+STAMP = "UPDATE object SET stamp = (SELECT stamp FROM part WHERE part = ?) WHERE oid = ?"
+PUT_SEGMENT = (
+    "INSERT OR REPLACE INTO segment (oid, first, last, body, until) VALUES (?, ?, ?, ?, ?)"
+)
 FORGET = "DELETE FROM segment WHERE oid = ? AND last <= ?"
 MOVE_CHECKPOINT = "UPDATE part SET checkpoint = ? WHERE part = ?"
 DROP_OUTBOX = "DELETE FROM outbox WHERE part = ?"

@@ -19,7 +19,7 @@ is gone. The next `open` is the next life.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -34,6 +34,7 @@ from perdure.store.base import (
     Layout,
     ObjectRow,
     PromiseRow,
+    Pruned,
     Segment,
     Store,
     Stored,
@@ -44,7 +45,10 @@ from perdure.store.base import (
 R = TypeVar("R")
 
 WRITES = frozenset(
-    {"claim", "commit", "checkpoint", "put_blob", "drop_blobs", "put_version", "put_waypoints"}
+    {
+        *("claim", "commit", "checkpoint", "put_blob", "drop_blobs", "put_version"),
+        *("put_waypoints", "erase", "compact", "prune"),
+    }
 )
 
 
@@ -239,6 +243,23 @@ class FaultyStore:
     ) -> bool:
         """See `Store`."""
         return await self._waited("drop_blobs", self.inner.drop_blobs(part, epoch, blobs))
+
+    async def erase(
+        self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int
+    ) -> bool:
+        """See `Store`."""
+        return await self._waited("erase", self.inner.erase(part, epoch, oid, row, now))
+
+    async def compact(self) -> None:
+        """See `Store`."""
+        await self._waited("compact", self.inner.compact())
+
+    async def prune(
+        self, part: int, epoch: int, before: Mapping[str, int], *, apply: bool
+    ) -> Pruned | None:
+        """See `Store`."""
+        work = self.inner.prune(part, epoch, before, apply=apply)
+        return await self._waited("prune", work)
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """See `Store`."""

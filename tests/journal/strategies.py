@@ -27,6 +27,7 @@ from perdure.journal.entry import (
     Received,
     Refused,
     Released,
+    Repaired,
     Reply,
     Resolved,
     Sent,
@@ -112,6 +113,7 @@ EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
     StepItem: st.builds(StepItem, number=NUMBERS, index=NUMBERS, body=BODIES, blob=TEXTS),
     Refused: st.builds(Refused, id=TEXTS, failure=BODIES),
     Ended: ENDS,
+    Repaired: st.builds(Repaired, what=TEXTS, target=TEXTS, body=BODIES, by=TEXTS, why=TEXTS),
     Skipped: st.builds(
         Skipped,
         what=st.sampled_from(["call", "timer"]),

@@ -24,7 +24,9 @@ NAMES = "abcdefgh"
 
 
 def stage_in(data: Path, **settings: Any) -> Stage:
-    return Stage(*CLASSES, store=SqliteStore(data), data=str(data), **settings)
+    # No virtual time passes while a commit is under way.
+    store = SqliteStore(data, commit_inline_ms=1e6)
+    return Stage(*CLASSES, store=store, data=str(data), **settings)
 
 
 async def all_states() -> dict[str, Any]:

@@ -18,8 +18,8 @@ import pytest
 from perdure import Object, Transient
 from perdure.errors import JournalCorrupt, SchemaTooNew
 from perdure.host.machine import Machine
-from perdure.object import transient
 from perdure.suspend import heap
+from perdure.transient import transient
 from tests.suspend.machines import Run, fresh, reborn, state_of
 
 MISSING = object()
