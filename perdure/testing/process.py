@@ -17,7 +17,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from perdure import ref
-from perdure.errors import OperatorError, Unavailable
+from perdure.errors import BadApp, OperatorError, Unavailable
 from perdure.host.host import Host
 from perdure.host.incoming import Answer
 from perdure.node import Node
@@ -108,6 +108,11 @@ class Process:
         return self._change if self._change is not None and not self._change.done() else None
 
     async def _start(self, down_ns: int) -> None:
+        if not self.classes:
+            raise BadApp(
+                "this world has no class to serve: the test module knows none",
+                hint="Import it there, or say it with @pytest.mark.perdure(…) or world.at(…).",
+            )
         if down_ns:
             back: asyncio.Future[None] = self._loop.create_future()
             self._loop.alarm(self._loop.now_ns + down_ns, lambda: back.set_result(None))

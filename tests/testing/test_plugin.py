@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
+
+from perdure.testing import World
+
+pytest_plugins = ["pytester"]
+
+# Here already, so that a run within this one does not import it for itself alone.
+assert World
 
 SHOP = '''
 import asyncio
@@ -56,34 +58,27 @@ async def test_through_a_fixture(order):
 
 
 class Run:
-    """`pytest` in a folder, with files in it."""
+    """`pytest` in a folder, with files in it, in this process."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, pytester: pytest.Pytester) -> None:
+        self.folder = pytester.path
+        self._pytester = pytester
+        (self.folder / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
+        pytester.syspathinsert()
 
     def __call__(self, *options: str, **files: str) -> tuple[dict[str, int], str]:
         """How many passed, failed and so on; and what was printed."""
         for name, text in files.items():
             (self.folder / f"{name}.py").write_text(text)
-        environ = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
-        found = subprocess.run(
-            [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-rA", *options],
-            cwd=self.folder,
-            env=environ | {"PYTHONPATH": str(self.folder), "PYTHONDONTWRITEBYTECODE": "1"},
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        last = found.stdout.strip().splitlines()[-1].strip("= ")
-        words = last.partition(" in ")[0].replace(",", "").split()
-        counts = {word: int(n) for n, word in zip(words[::2], words[1::2], strict=False)}
-        return counts, found.stdout + found.stderr
+        options = ("-p", "no:cacheprovider", "-rA", *options)
+        found = self._pytester.runpytest_inprocess(*options)
+        counts = found.parseoutcomes() if found.ret != pytest.ExitCode.USAGE_ERROR else {}
+        return counts, found.stdout.str() + found.stderr.str()
 
 
 @pytest.fixture
-def pytest_run(tmp_path: Path) -> Run:
-    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers\n")
-    return Run(tmp_path)
+def pytest_run(pytester: pytest.Pytester) -> Run:
+    return Run(pytester)
 
 
 @pytest.mark.parametrize("options", [[], ["--perdure-replay"], ["--perdure-seed=random"]])
@@ -117,18 +112,20 @@ def pytest_pycollect_makeitem_of_its_own(collector, name, obj):
 '''
 
 
-@pytest.mark.parametrize("plugin", ["runner", "anyio"])
+@pytest.mark.parametrize("plugin", ["otherrunner", "anyio"])
 def test_plugins_that_run_async_tests_are_not_in_the_way(pytest_run: Run, plugin: str) -> None:
     mark = "@pytest.mark.anyio\n" if plugin == "anyio" else ""
     own = f"\n{mark}async def test_without_a_world():\n    await asyncio.sleep(0.001)\n"
     backend = "\n@pytest.fixture\ndef anyio_backend():\n    return 'asyncio'\n"
-    options = ["-p", "runner"] if plugin == "runner" else []
-    counts, text = pytest_run(*options, shop=SHOP, runner=RUNNER, test_shop=TESTS + own + backend)
+    options = ["-p", "otherrunner"] if plugin == "otherrunner" else []
+    tests = TESTS + own + backend
+    counts, text = pytest_run(*options, shop=SHOP, otherrunner=RUNNER, test_shop=tests)
     assert counts == {"passed": 5}, text
 
 
 def test_a_failure_says_how_to_have_it_again(pytest_run: Run) -> None:
-    tests = TESTS + "\nasync def test_wrong(world):\n    await Order.at('1').run('x')\n    assert 0\n"
+    wrong = "\nasync def test_wrong(world):\n    await Order.at('1').run('x')\n    assert 0\n"
+    tests = TESTS + wrong
     counts, text = pytest_run("--perdure-seed=77", shop=SHOP, test_shop=tests)
     assert counts == {"passed": 4, "failed": 1}, text
     assert "run again with --perdure-seed=77" in text
@@ -192,10 +189,15 @@ async def test_mark(world):
         (["--perdure-seed=x"], "", "--perdure-seed is a number or 'random', not 'x'"),
         (
             [],
-            "from perdure.testing import World\n"
-            "async def test_unknown(world):\n    from shop import Order\n"
-            "    import perdure\n    await perdure.ref.Ref('Nobody', 'x').go()\n",
+            "from shop import Order\nfrom perdure.ref import Ref\n"
+            "async def test_unknown(world):\n    await Ref('Nobody', 'x').go()\n",
             "no class 'Nobody' is served here",
+        ),
+        (
+            [],
+            "from perdure.ref import Ref\n"
+            "async def test_unknown(world):\n    await Ref('Nobody', 'x').go()\n",
+            "this world has no class to serve",
         ),
     ],
 )
