@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING
 
 from perdure.access import Action
 from perdure.attempt import heartbeat, step_id, step_items
-from perdure.calling import cancel, deadline
+from perdure.calling import calls, cancel, deadline
 from perdure.connection import Connection, Connections
 from perdure.errors import (
     AuthorError,
@@ -138,6 +138,7 @@ __all__ = [
     "UpgradeFailed",
     "VersionUnusable",
     "atomic",
+    "calls",
     "cancel",
     "connect",
     "connect_sync",

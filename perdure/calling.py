@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from perdure.inside import inside, want_by, wanted_by
 from perdure.ref import outside
+
+if TYPE_CHECKING:
+    from perdure.object import Object
 
 
 async def cancel(call_id: str, *, again: bool = False) -> None:
@@ -26,6 +29,36 @@ async def cancel(call_id: str, *, again: bool = False) -> None:
         await turn.cancel_call(call_id, again=again)
     else:
         await outside().cancel(call_id, again=again)
+
+
+async def calls(
+    *,
+    status: str | None = None,
+    kind: str | type[Object] | None = None,
+    object: object = None,
+    since: datetime | None = None,
+    limit: int = 100,
+) -> list[dict[str, Any]]:
+    """What `perdure calls` lists: calls of the node in this process, the newest first.
+
+    `status` is `open`, `running`, `queued`, `done`, `failed` or `cancelled`; `kind` a class or its
+    name; `object` a ref or address; `since` when they began. Each is a dict with `id`, `object`,
+    `handler`, `status`, `since`, `waiting_on`, `caller`, `ended`, `deadline`, `error`.
+
+    Raises RuntimeError inside an object: it would not be recorded. Call it in a step.
+    """
+    if inside() is not None:
+        raise RuntimeError(
+            "perdure.calls() looks at the world outside; inside an object, call it in a step"
+        )
+    wanted: dict[str, Any] = {"status": status, "limit": limit}
+    if kind is not None:
+        wanted["kind"] = kind if isinstance(kind, str) else kind.__perdure_name__
+    if object is not None:
+        wanted["address"] = object if isinstance(object, str) else getattr(object, "address", "")
+    if since is not None:
+        wanted["since"] = int(since.timestamp() * 1_000_000) * 1000
+    return await outside().calls(wanted)
 
 
 class deadline:

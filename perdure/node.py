@@ -24,6 +24,7 @@ from perdure.journal.identity import know_aliases
 from perdure.object import Kind, Kinds, Object, kind_of
 from perdure.ref import check_key, format_address
 from perdure.settings import Settings
+from perdure.sight import calls as sight_calls
 from perdure.store import open_store
 from perdure.store.base import Layout, Store
 from perdure.suspend import editions, heap, probe
@@ -93,6 +94,7 @@ class Node:
             keeps_house=self._keeps_house,
             objects=self._objects,
         )
+        self.host.register.words = sight_calls.words
         await self.host.start()
         ref.open_outside(self)
         if self._keeps_house:
@@ -192,6 +194,11 @@ class Node:
     async def cancel(self, call_id: str, *, again: bool) -> None:
         """Cancel a call by its id."""
         await cancel_call(self.host, call_id, again=again)
+
+    async def calls(self, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        """Calls that are so, the newest first."""
+        lines, _ = await sight_calls.list_calls(self.host, **wanted)
+        return lines
 
     async def find(
         self, kind: str, where: dict[str, Any], limit: int, after: str | None

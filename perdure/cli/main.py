@@ -20,6 +20,8 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("perdure.cli.serve:serve", "Serve an app for production."),
     "call": ("perdure.cli.call:call", "Call a handler of an object and print the result."),
     "send": ("perdure.cli.call:send", "Tell an object something; print the call's id."),
+    "calls": ("perdure.cli.calls:calls", "List calls: what runs, what failed, what waits."),
+    "stuck": ("perdure.cli.calls:stuck", "List what cannot go on."),
     "cancel": ("perdure.cli.calls:cancel", "Cancel a call by its id."),
     "ls": ("perdure.cli.objects:ls", "List objects."),
     "show": ("perdure.cli.objects:show", "Show one object: state, timers, where its code waits."),

@@ -11,6 +11,7 @@
     GET     doctor?class=&after=&limit=                       a page; `next` is to go on behind
     GET     versions, versions/{version}                      which there are; the source of one
     GET     versions/objects?class=&past=&limit=&after=       who is on an older one, and why
+    GET     calls, stuck                                      lists.py
     GET     quarantine
     POST    quarantine/{Class}/{key}/retry                    or skip
     POST    objects/{Class}/{key}/repair, erase; calls/{id}/again; prune    upkeep.py
@@ -24,7 +25,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
-from perdure.gateway import upkeep
+from perdure.gateway import lists, upkeep
 from perdure.gateway.inbox import list_promises
 from perdure.gateway.past import PAGE, PAGE_MAX, PastOf, Uploads
 from perdure.gateway.problem import Refusal, Reply
@@ -92,6 +93,10 @@ class Admin:
                 return {b"GET": lambda: self._holders(query)}
             case ["versions", version]:
                 return {b"GET": lambda: _shown(versions.bundle(host, version))}
+            case ["calls"]:
+                return {b"GET": lambda: lists.calls(host, query, prefix)}
+            case ["stuck"]:
+                return {b"GET": lambda: lists.stuck_things(host, query)}
             case ["quarantine"]:
                 return {b"GET": lambda: _shown(host.quarantined())}
             case ["quarantine", kind, key, "retry"]:

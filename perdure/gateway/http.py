@@ -21,13 +21,14 @@ from urllib.parse import unquote_to_bytes
 
 import structlog
 
-from perdure.clock import NS, Clock, RealClock, Timer
+from perdure.clock import NS, Clock, RealClock
 from perdure.errors import InvalidKey, PerdureError, UnknownHandler, UnknownKind
 from perdure.gateway.internal import Internal
 from perdure.gateway.items import ItemsBody, read_last_id, wants_events, wants_items
+from perdure.gateway.patience import TIMEOUT_MAX, Wait
 from perdure.gateway.problem import Headers, Refusal, Reply, problem, problem_of, problem_of_failure
 from perdure.gateway.raw import RawAnswer, raw_request
-from perdure.gateway.reply import JSON, RESULT, accepted, options
+from perdure.gateway.reply import RESULT, options
 from perdure.gateway.request import (
     Fields,
     HttpRequest,
@@ -65,8 +66,6 @@ _TARGET_BYTES_MAX = 16 * 1024
 # Places are remembered by target, for the objects that are asked again and again. Emptying the
 # whole table when it is full costs less for each request than keeping it in order of use.
 _PLACES_MAX = 16 * 1024
-# A timeout beyond a week is as good as none, and clocks take no number however large.
-_TIMEOUT_MAX = 7 * 86_400.0
 
 
 class Respond(Protocol):
@@ -275,13 +274,12 @@ class Gateway:
                 return
             # A query changes nothing and is kept nowhere: there is nothing to find again.
             keep = wants_async(fields) and not route.query
-            wait = _Wait(self, respond, route, quoted_prefix(request))
+            wait = Wait(self, respond, route, quoted_prefix(request))
+            deadline_ns = 0 if route.query else self._deadline_ns(fields)
             if timeout is not None:
-                wait.end_at(self.clock.now_ns() + int(min(timeout, _TIMEOUT_MAX) * NS), timeout)
-            deadline = None if route.query else read_deadline(fields)
-            deadline_ns = 0
-            if deadline is not None:
-                deadline_ns = self.clock.now_ns() + int(deadline * NS)
+                wait.end_at(self.clock.now_ns() + int(min(timeout, TIMEOUT_MAX) * NS), timeout)
+            if deadline_ns and not keep:
+                wait.end_late(deadline_ns)
             call = IncomingCall(
                 route.kind,
                 key,
@@ -311,7 +309,7 @@ class Gateway:
             answer = RawAnswer(self, respond, route)
             timeout = read_timeout(fields)
             if timeout is not None:
-                when = self.clock.now_ns() + int(min(timeout, _TIMEOUT_MAX) * NS)
+                when = self.clock.now_ns() + int(min(timeout, TIMEOUT_MAX) * NS)
                 self.clock.call_at(when, lambda: answer.timed_out(timeout))
             self._call(
                 IncomingCall(
@@ -326,6 +324,7 @@ class Gateway:
                     principal=principal,
                     idempotency_key=read_idempotency_key(fields),
                     on_item=answer.item,
+                    deadline_ns=self._deadline_ns(fields),
                 )
             )
 
@@ -353,7 +352,7 @@ class Gateway:
         prefix = quoted_prefix(request)
         body = ItemsBody(self, respond, route, prefix, events=wants_events(fields))
         if timeout is not None:
-            when = self.clock.now_ns() + int(min(timeout, _TIMEOUT_MAX) * NS)
+            when = self.clock.now_ns() + int(min(timeout, TIMEOUT_MAX) * NS)
             self.clock.call_at(when, lambda: body.timed_out(timeout))
         self._call(
             IncomingCall(
@@ -368,6 +367,7 @@ class Gateway:
                 on_accepted=None if route.query else body.accepted,
                 on_item=body.item,
                 after=last,
+                deadline_ns=0 if route.query else self._deadline_ns(fields),
             )
         )
 
@@ -405,6 +405,10 @@ class Gateway:
         if endpoint.access == "admin":
             self._internal.check_admin(request, fields)
         go(None)
+
+    def _deadline_ns(self, fields: Fields) -> int:
+        seconds = read_deadline(fields)
+        return 0 if seconds is None else self.clock.now_ns() + int(seconds * NS)
 
     def _with_principal(
         self,
@@ -491,50 +495,6 @@ class Gateway:
         return GatewayStats(self.connections, requests)
 
 
-class _Wait:
-    """Somebody who waits for a call on the long way: answered once, by whichever comes first."""
-
-    __slots__ = ("_gateway", "_prefix", "_respond", "_route", "_seconds", "_timer")
-
-    def __init__(self, gateway: Gateway, respond: Respond, route: Route, prefix: str) -> None:
-        self._gateway = gateway
-        self._respond: Respond | None = respond
-        self._route = route
-        self._prefix = prefix
-        self._timer: Timer | None = None
-        self._seconds = 0.0
-
-    def end_at(self, when_ns: int, seconds: float) -> None:
-        self._seconds = seconds
-        self._timer = self._gateway.clock.call_at(when_ns, self._timed_out)
-
-    def answered(self, answer: Answer) -> None:
-        if answer.failure is None:
-            reply = Reply(200, JSON, answer.body)
-        else:
-            reply = problem_of_failure(answer.failure)
-        if answer.call_id and not self._route.query:
-            reply = _with(reply, b"perdure-call-id", answer.call_id.encode())
-        if answer.replayed:
-            reply = _with(reply, b"idempotent-replayed", b"true")
-        self._end(reply)
-
-    def accepted(self, call_id: str) -> None:
-        self._end(_with(accepted(call_id, self._prefix), b"preference-applied", b"respond-async"))
-
-    def _timed_out(self) -> None:
-        detail = f"no answer within {self._seconds:g} s; the call itself goes on"
-        self._end(problem("timeout", detail))
-
-    def _end(self, reply: Reply) -> None:
-        respond, self._respond = self._respond, None
-        if respond is None:
-            return
-        if self._timer is not None:
-            self._timer.cancel()
-        self._gateway.answer(respond, self._route, reply)
-
-
 def _refuse_other_sites(request: HttpRequest, fields: Fields) -> None:
     if not request.mounted and is_of_another_site(fields):
         # It could not read the answer, but what it calls would happen: with the cookies of
@@ -573,10 +533,6 @@ async def _hook(principal: Awaitable[Any], debug: bool) -> Any:
 
 async def _await(work: Awaitable[Any]) -> Any:
     return await work
-
-
-def _with(reply: Reply, name: bytes, value: bytes) -> Reply:
-    return reply._replace(headers=(*reply.headers, (name, value)))
 
 
 def _not_allowed(method: bytes, allow: bytes) -> Refusal:

@@ -34,7 +34,7 @@ from perdure.gateway.request import (
 )
 from perdure.host.cancelling import cancel_call
 from perdure.settings import Settings
-from perdure.sight import look
+from perdure.sight import look, stuck
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -155,7 +155,8 @@ class Internal:
         # Loaded by the first who asks: its import costs as much as all the rest of the gateway.
         from perdure.gateway.metrics import CONTENT_TYPE, expose
 
-        page = expose(self._stats(), self._host.stats())
+        stats = self._host.stats()._replace(stuck=await stuck.count(self._host))
+        page = expose(self._stats(), stats)
         return Reply(200, ((b"content-type", CONTENT_TYPE),), page)
 
     async def _find_call(self, call_id: str, query: bytes, prefix: str) -> Reply:

@@ -23,7 +23,7 @@ CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4.encode()
 
 # Fields that tell how it is now; all others count what has been.
 _GAUGES = frozenset(
-    {"live", "waiting", "outbox", "tail_bytes", "steps_running", "alarms", "quarantined"}
+    {"live", "waiting", "outbox", "tail_bytes", "steps_running", "alarms", "quarantined", "stuck"}
 )
 
 

@@ -103,6 +103,7 @@ class Activation:
         "indexed",
         "kind",
         "last_lsn",
+        "listed",
         "loading",
         "machine",
         "mailbox",
@@ -143,6 +144,8 @@ class Activation:
         """Why its suspended code cannot be kept in a snapshot, where it was tried."""
         self.replayed = 0
         self.used_ns = host.clock.now_ns()
+        self.listed = False
+        """The store may have open calls of it (register.py)."""
         self.indexed: Seen | None = None
         """The values of its Indexed attributes, where it has some."""
         self.wake_at = 0
@@ -172,6 +175,7 @@ class Activation:
         self.base_seq = base_seq
         self.snapshot_seq = snapshot_seq
         self.last_lsn = self.host.log.newest_lsn(self.machine.oid)
+        self.listed = self.host.register.arrived(self)
         self.indexed = Seen(self.machine) if self.machine.kind.indexed else None
         self._end_loading(State.ACTIVE)
         self.connected = len(self.machine.connections or ())
@@ -421,6 +425,8 @@ class Activation:
                 outputs.append(taken)
         if frames is not None or type(event) is Received:
             outputs.append(host.lines.output(machine, event, frames))
+        if machine.failed is not None:
+            host.register.failed(self)
         wake_at = self.wake_at if undone else machine.wake_at()
         connected = self.connected if undone else len(machine.connections or ())
         indexed = changed(self, seq) if machine.kind.indexed and not undone else None

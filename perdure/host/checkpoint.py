@@ -32,7 +32,7 @@ from perdure.journal import codec
 from perdure.journal.entry import Call, Connected, Ended, Timetable
 from perdure.journal.identity import first_name
 from perdure.ref import parse_address
-from perdure.store.base import Blob, Checkpoint, ObjectRow, Segment, Stored, Suspended
+from perdure.store.base import Blob, CallRow, Checkpoint, ObjectRow, Segment, Stored, Suspended
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -135,6 +135,7 @@ class Checkpointer:
             segments: list[Segment] = []
             suspended: list[Suspended] = []
             blobs: list[Blob] = []
+            calls: list[tuple[int, list[CallRow]]] = []
             lsn = log.tail
             for oid in oids:
                 entries = log.older_entries.get(oid, [])
@@ -149,6 +150,10 @@ class Checkpointer:
                 ]
                 if stored is not None and stored.suspended is not None:
                     suspended.append(stored.suspended)
+                open_, at = await self._host.register.open_at(oid)
+                if open_ is not None:
+                    lsn = max(lsn, at)
+                    calls.append((oid, open_))
             await log.durable(lsn)
             forget = self._forgotten(rows)
             lasts = {row.oid: row.last for row in rows}
@@ -165,17 +170,28 @@ class Checkpointer:
                     settled=settled,
                     blobs=blobs,
                     indexed=self._host.index.upto(rows),
+                    calls=calls,
+                    failed=self._host.register.failed_upto(rows),
                 )
             )
             self._host.inbox.written(lasts)
             self._host.index.written(rows)
+            self._host.register.written(rows, calls)
             caches = {one.oid: one.seq for one in suspended}
             for row in rows:
                 self._written(row, caches.get(row.oid, 0))
             await self._promote(rows)
             # The others have their turn between two slices.
             await asyncio.sleep(0)
-        await self._store(Checkpoint(log.part, log.epoch, upto=upto, outbox=log.outbox_upto(upto)))
+        await self._store(
+            Checkpoint(
+                log.part,
+                log.epoch,
+                upto=upto,
+                outbox=log.outbox_upto(upto),
+                forget_calls=self._host.register.forget_before(),
+            )
+        )
 
     def _slices(self) -> Iterator[list[int]]:
         older = self._host.log.older_entries

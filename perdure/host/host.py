@@ -38,6 +38,7 @@ from perdure.host.indexing import Index
 from perdure.host.lines import Lines
 from perdure.host.machine import Machine
 from perdure.host.quarantine import Deaths, Quarantine
+from perdure.host.register import Register
 from perdure.host.residency import Residency
 from perdure.host.timetables import Timetables
 from perdure.host.upgrades import Versions
@@ -83,6 +84,8 @@ class HostStats(NamedTuple):
     steps_running: int
     alarms: int
     quarantined: int
+    stuck: int = 0
+    """What cannot go on by itself; counted by who asks (sight/stuck.py)."""
 
 
 class Host:
@@ -136,6 +139,7 @@ class Host:
         self.inbox = Inbox()
         self.timetables = Timetables(self, objects)
         self.index = Index(self)
+        self.register = Register(self)
         self.residency = Residency(self)
         self.checkpointer = Checkpointer(self)
         self.waiting: dict[str, IncomingCall] = {}
@@ -177,6 +181,7 @@ class Host:
             self.inbox.recover(oid, entry)
             connected[oid] = entry.connections
             self.index.recover(oid, entry)
+            self.register.recover(oid, entry)
         await self.blobs.start()
         await self.quarantine.start()
         await self._scan_due(skip=wake.keys())
@@ -189,6 +194,7 @@ class Host:
         self.delivery.all_messages()
         self.timetables.start()
         self.lines.start(connected)
+        await self.register.recovered()
         await self.index.start()
 
     async def drain(self) -> None:
@@ -253,7 +259,11 @@ class Host:
             self.lines.loaded(activation)
 
     def remove(self, activation: Activation) -> None:
-        """Take an activation out of the table."""
+        """Take an activation out of the table, since its memory is not to be believed."""
+        self._take_out(activation)
+        self.register.fell(activation.machine.oid)
+
+    def _take_out(self, activation: Activation) -> None:
         machine = activation.machine
         table = self._table[activation.kind.name]
         if table.get(machine.key) is activation:
@@ -264,7 +274,8 @@ class Host:
 
     def left(self, activation: Activation) -> None:
         """An activation has hibernated or was evicted: remember when to wake it."""
-        self.remove(activation)
+        self._take_out(activation)
+        self.register.left(activation)
         self._sleeps(activation.machine.oid, activation.wake_at)
 
     def _sleeps(self, oid: int, wake_at: int) -> None:
@@ -489,6 +500,7 @@ class Host:
             last_seq = last.seq if last is not None else 0
             self.inbox.take_back(oid, last_seq)
             self.index.take_back(oid, last_seq)
+            self.register.take_back(oid, last_seq)
             if last is not None:
                 self._sleeps(oid, last.wake_at)
             else:

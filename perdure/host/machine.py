@@ -40,6 +40,7 @@ from perdure.host.failures import (
     pickled_failure,
     skipped_error,
 )
+from perdure.host.keeping import keep
 from perdure.host.raw_requests import answer_request
 from perdure.host.records import AskedStream, Kept, Running
 from perdure.host.stepping import resolve
@@ -82,7 +83,9 @@ class Machine(Connecting):
     """The durable memory of one object, and the rules by which an event changes it."""
 
     __slots__ = (
+        "began_ns",
         "creating",
+        "failed",
         "holder",
         "instance",
         "kept",
@@ -112,6 +115,10 @@ class Machine(Connecting):
         self.streamed: dict[str, streams.Streamed] | None = None
         self.undone = False
         """The turn that just ran was an atomic call that raised; only its answer counts."""
+        self.failed: list[tuple[Call, int, str, str]] | None = None
+        """Calls that failed in the last turn: since when, code, what; no part of what is kept."""
+        self.began_ns = 0
+        """When the call began that is coming to its end, if that was in an earlier turn."""
         self.traces: dict[str, str] | None = None
         """Tracebacks of calls that failed in the last turn, by id; in debug mode alone, and no
         part of what is remembered."""
@@ -175,6 +182,8 @@ class Machine(Connecting):
             self.now_ns = time_ns
         self._chance = None
         self.undone = False
+        self.failed = None
+        self.began_ns = 0
         # A timer's callback works for nobody: not for the call that happened to run last.
         self.call = None
         commands = self.commands = []
@@ -215,7 +224,7 @@ class Machine(Connecting):
             if type(command) is Answered and call.schedule:
                 schedules.skip(self, call, command)
             elif type(command) is Answered:
-                self.keep(call, command)
+                keep(self, call, command)
 
     def wake_at(self) -> int:
         """When there is something to do without being asked: 0 never, 1 at once, else a time."""
@@ -241,7 +250,7 @@ class Machine(Connecting):
 
     def _call(self, event: Call, arguments: Arguments | None) -> None:
         if event.keep_ns:
-            self.keep(event, None)
+            keep(self, event, None)
         if event.deadline and not cancelling.in_time(self, event):
             return
         if self.instance is None and not self.create(event):
@@ -380,6 +389,7 @@ class Machine(Connecting):
         self.running = self.running or None
         if self.holder is not None and self.holder.id == event.id:
             self.holder = None
+        self.began_ns = running.since
         self._end_call(event, task, undo=False)
 
     def _failed(self, event: Call, error: BaseException, *, undo: bool) -> None:
@@ -472,6 +482,8 @@ class Machine(Connecting):
         """Ask for the answer of a call to be given: the last thing a call does."""
         if self.cancelled is not None or self.deadlines is not None:
             failure, error = cancelling.ended(self, event, failure, error)
+        if failure is not None:
+            self._note_failed(event, failure)
         if error is not None and self.surroundings.on_error is not None:
             self.surroundings.on_error(event, error)
         if event.format >= TEXT:
@@ -498,12 +510,13 @@ class Machine(Connecting):
                     body = handler.signature.encode_result(result)
             except Exception as unfit:
                 failure, error = failure_of(unfit), unfit
+                self._note_failed(event, failure)
         if event.answer_to:
             ok = failure is None
             reply = Reply(event.answer_to, ok, body if ok else pickled_failure(failure, error))
             self.commands.append(Sent(event.caller, reply))
             if self.kept is not None and event.id in self.kept:
-                self.keep(event, Answered(event.id, ok, reply.body))
+                keep(self, event, Answered(event.id, ok, reply.body))
             return
         if event.caller:
             if failure is not None:
@@ -528,27 +541,12 @@ class Machine(Connecting):
         if self.streamed is not None:
             streams.ended(self, event)
         if event.keep_ns or (self.kept is not None and event.id in self.kept):
-            self.keep(event, answer)
+            keep(self, event, answer)
 
-    def keep(self, event: Call, answer: Answered | None) -> None:
-        kept = self.kept
-        if kept is None:
-            kept = self.kept = {}
-        # In the order of their making, which is that of their expiry but for mixed retentions;
-        # what is behind a longer-lived one goes a little later.
-        while kept and (oldest := next(iter(kept))) and kept[oldest].expires < self.now_ns:
-            del kept[oldest]
-        known = kept.get(event.id)
-        if not event.keep_ns:
-            # Kept since it was cancelled (cancelling.py), for as long as that said.
-            if known is not None:
-                known.answer = answer
-            return
-        if known is None:
-            kept[event.id] = Kept(event.digest, self.now_ns + event.keep_ns, answer)
-        else:
-            known.answer = answer
-            known.expires = self.now_ns + event.keep_ns
+    def _note_failed(self, event: Call, failure: Failure) -> None:
+        text = f"{failure.error}: {failure.message}" if failure.message else failure.error
+        note = event, self.began_ns or self.now_ns, failure.code, text
+        self.failed = [*(self.failed or ()), note]
 
     # --- the end of an activation
 

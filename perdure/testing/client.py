@@ -132,6 +132,11 @@ class Client:
         """Cancel a call by its id."""
         await self._process.through(lambda node: node.cancel(call_id, again=again))
 
+    async def calls(self, wanted: dict[str, Any]) -> list[dict[str, Any]]:
+        """Calls that are so."""
+        found: list[dict[str, Any]] = await self._process.through(lambda node: node.calls(wanted))
+        return found
+
     async def find(
         self, kind: str, where: dict[str, Any], limit: int, after: str | None
     ) -> list[str]:

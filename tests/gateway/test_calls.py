@@ -225,3 +225,55 @@ async def test_objects_are_found_by_their_indexed_attributes(tmp_path: Path) -> 
             "class=Order&where=status=open&prefix=o": (400, "bad-request"),
         }.items():
             assert problem(await s.http.get(f"/_perdure/objects?{wrong}")) == code
+
+
+# ---- what there is
+
+
+async def test_calls_are_listed_and_what_is_stuck(tmp_path: Path) -> None:
+    async with served(tmp_path) as s:
+        await s.post("/Job/a/fails")
+        location = await s.accepted("/Job/b/run")
+        await s.http.post("/Job/c/tell", json=["d"])
+        assert (await s.http.post("/Job/e/stubborn", headers={"Perdure-Deadline": "0.05"})).is_error
+    async with served(tmp_path) as s:
+        rows = await s.get("/_perdure/calls")
+        assert [(row["object"], row["status"]) for row in rows] == [
+            ("Job/e", "running"),
+            ("Job/d", "failed"),
+            ("Job/b", "running"),
+            ("Job/a", "failed"),
+        ]
+        assert rows[2]["id"] == location.rsplit("/", 1)[1]
+        assert {
+            *("id", "object", "handler", "status", "since", "waiting_on", "caller"),
+        } <= rows[0].keys()
+        assert rows[0]["waiting_on"]
+        assert [row["object"] for row in await s.get("/_perdure/calls?status=failed")] == [
+            "Job/d",
+            "Job/a",
+        ]
+        assert len(await s.get("/_perdure/calls?since=1h&class=Job")) == 4
+        assert await s.get("/_perdure/calls?since=2999-01-01T00:00:00Z") == []
+        done = await s.get("/_perdure/calls?status=done")
+        assert [(row["object"], row["handler"]) for row in done] == [("Job/c", "tell")]
+        page = await s.http.get("/_perdure/calls?limit=3")
+        assert [row["object"] for row in await s.get(page.links["next"]["url"])] == ["Job/a"]
+        for wrong, expected in {
+            "status=lost": (422, "invalid-arguments"),
+            "class=Nobody": (404, "unknown-class"),
+            "object=nonsense": (400, "invalid-key"),
+            "since=soon": (400, "bad-request"),
+            "after=x": (400, "bad-request"),
+            "limit=0": (400, "bad-request"),
+        }.items():
+            assert problem(await s.http.get(f"/_perdure/calls?{wrong}")) == expected
+        found = await s.get("/_perdure/stuck?older_than=0s")
+        assert sorted((row["what"], row["object"]) for row in found) == [
+            ("failed", "Job/d"),
+            ("late", "Job/e"),
+            ("waiting", "Job/b"),
+        ]
+        assert [row["what"] for row in await s.get("/_perdure/stuck")] == ["late", "failed"]
+        metrics = (await s.http.get("/_perdure/metrics")).text
+        assert "\nperdure_stuck 1.0\n" in metrics

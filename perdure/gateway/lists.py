@@ -1,0 +1,76 @@
+"""`GET calls` and `GET stuck` below `/_perdure/`: the parameters, and a page as JSON."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+from urllib.parse import urlencode
+
+from perdure.clock import NS
+from perdure.gateway.problem import Refusal, Reply
+from perdure.gateway.reply import json_reply
+from perdure.gateway.request import read_query, read_seconds, whole_number
+from perdure.sight.calls import LIMIT_MAX, list_calls
+from perdure.sight.stuck import stuck
+
+if TYPE_CHECKING:
+    from perdure.host.host import Host
+
+PAGE = 100
+_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+_OLD_S = 600.0
+
+
+async def calls(host: Host, query: bytes, prefix: str) -> Reply:
+    """A page of calls."""
+    given = read_query(query)
+    limit = whole_number(given, "limit", PAGE, LIMIT_MAX)
+    after = given.get("after")
+    rows, after_them = await list_calls(
+        host,
+        status=given.get("status") or None,
+        kind=given.get("class") or None,
+        address=given.get("object") or None,
+        since=_time_ns(host, given["since"]) if given.get("since") else 0,
+        limit=limit,
+        after=_position(after) if after else None,
+    )
+    if after_them is None:
+        return json_reply(rows)
+    following = urlencode({**given, "after": "{}~{}".format(*after_them)})
+    link = f'<{prefix}/_perdure/calls?{following}>; rel="next"'
+    return json_reply(rows, ((b"link", link.encode()),))
+
+
+async def stuck_things(host: Host, query: bytes) -> Reply:
+    """What is stuck."""
+    given = read_query(query)
+    limit = whole_number(given, "limit", PAGE, LIMIT_MAX)
+    older = given.get("older_than")
+    older_s = _age_s(older) if older else _OLD_S
+    return json_reply(await stuck(host, int(older_s * NS), limit))
+
+
+def _age_s(text: str) -> float:
+    if text[-1:] in _AGES:
+        return read_seconds(text[:-1], "an age") * _AGES[text[-1]]
+    return read_seconds(text, "an age")
+
+
+def _time_ns(host: Host, text: str) -> int:
+    """A time: ISO 8601, or an age such as `10m`."""
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        return host.clock.now_ns() - int(_age_s(text) * NS)
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=UTC)
+    since = time - datetime(1970, 1, 1, tzinfo=UTC)
+    return (since.days * 86_400 + since.seconds) * NS + since.microseconds * 1000
+
+
+def _position(after: str) -> tuple[int, str]:
+    since, _, id_ = after.partition("~")
+    if not (since.isascii() and since.isdecimal() and len(since) < 20 and id_):
+        raise Refusal("bad-request", "after is what the Link of a page says")
+    return int(since), id_
