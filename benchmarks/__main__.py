@@ -32,6 +32,7 @@ FIGURES = {
     "restart": "restart",
     "step": "steps",
     "workflow": "workflows",
+    "timers": "timers",
     "suspended": "suspended",
     "gateway": "front",
     "values": "serde",

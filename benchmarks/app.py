@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from datetime import timedelta
 
 from perdure import Object, query, step
 
@@ -18,6 +19,24 @@ async def nothing(number: int) -> int:
 def nothing_in_a_thread(number: int) -> int:
     """The same as a plain function, which runs in a thread."""
     return number
+
+
+class Alarm(Object):
+    """Sets timers, and counts those that have fired."""
+
+    fired: int = 0
+
+    async def set(self, count: int, seconds: float) -> None:
+        after = timedelta(seconds=seconds)
+        for _ in range(count):
+            self.schedule(after, self._fire)
+
+    async def _fire(self) -> None:
+        self.fired += 1
+
+    @query
+    async def count(self) -> int:
+        return self.fired
 
 
 class Counter(Object):

@@ -42,7 +42,7 @@ async def start_node(
     """A node that serves app.py from a directory; None: from memory, with nothing on disk."""
     store = f"sqlite:{directory}" if directory is not None else "memory:"
     node = Node(
-        [app.Counter, app.Worker, app.Basket, app.Sleeper],
+        [app.Alarm, app.Counter, app.Worker, app.Basket, app.Sleeper],
         Settings(store=store, **_QUIET | settings),
         clock=clock,
     )

@@ -50,6 +50,11 @@ def app_of(
     return given, load_settings({"debug": True} | settings, {})
 
 
+def objects_of(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The objects that an App names; of classes alone, none."""
+    return tuple(ref for one in given if isinstance(one, App) for ref in one.objects)
+
+
 def is_class(value: object) -> bool:
     return isinstance(value, type) and issubclass(value, Object)
 

@@ -57,6 +57,8 @@ class Process:
         """`begins` is called with each node that has started."""
         self.classes = {kind_of(cls).name: cls for cls in classes}
         self.settings = settings
+        self.objects: Sequence[Any] = ()
+        """Refs to those that `@every` and `@cron` run for: what an App has as `objects`."""
         self.whole = False
         """An App was given: its classes are all there are."""
         self.crashes = 0
@@ -125,6 +127,7 @@ class Process:
                 clock=self._clock,
                 store=self._disk,
                 keeps_house=False,
+                objects=[ref for ref in self.objects if ref._kind in self.classes],
             )
             # A class that is added on the way is no other code.
             self._version = node.code = self._version or version_of(list(self.classes.values()))

@@ -45,6 +45,7 @@ from perdure.testing.arguments import (
     is_class,
     layout_of,
     ns_of,
+    objects_of,
 )
 from perdure.testing.attempts import Attempts, StepCall, name_of
 from perdure.testing.cassette import Cassette
@@ -88,6 +89,7 @@ class World:
         """Chance for the test itself, from the same seed."""
         self._classes, self._settings = app_of(app, settings)
         self._whole = any(isinstance(one, App) for one in app)
+        self._objects = objects_of(app)
         self._attempts = Attempts(self._address_of, lambda: self.now)
         self._web = Web()
         self._disk = FaultyStore(MemoryStore(layout_of(seed)))
@@ -117,6 +119,7 @@ class World:
             loop, self._classes, self._settings, self._clock, self._disk, self._begins
         )
         self._process.whole = self._whole
+        self._process.objects = self._objects
         self._attempts.crash = self._crash_now
         self._main = asyncio.current_task()
         stuck, working = loop.on_stuck, loop.working
@@ -378,7 +381,9 @@ class World:
             flat.extend(one if isinstance(one, list | tuple) else [one])
         classes, chosen = app_of(tuple(flat), settings, process.settings)
         process.whole = any(isinstance(one, App) for one in flat)
-        if not process.whole:
+        if process.whole:
+            process.objects = objects_of(tuple(flat))
+        else:
             names = {kind_of(cls).name for cls in classes}
             others = [cls for name, cls in process.classes.items() if name not in names]
             classes = (*others, *classes)
@@ -415,6 +420,7 @@ class World:
                for field in dataclasses.fields(Settings)},
         )  # fmt: skip
         world._whole = self._started().whole
+        world._objects = tuple(self._started().objects)
         world.principal = self.principal
         world._attempts.replaced |= self._attempts.replaced
         return world
