@@ -34,6 +34,7 @@ FIGURES = {
     "workflow": "workflows",
     "timers": "timers",
     "suspended": "suspended",
+    "sessions": "sessions",
     "gateway": "front",
     "values": "serde",
     "slot": "turn_slot",

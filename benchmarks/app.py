@@ -6,7 +6,7 @@ import asyncio
 import time
 from datetime import timedelta
 
-from perdure import Object, query, step
+from perdure import Connection, Object, ephemeral, query, step
 
 
 @step
@@ -101,6 +101,31 @@ class Basket(Object):
     @query
     async def read(self) -> int:
         return self.total
+
+
+class Echo(Object):
+    """Sends each message back, by way of the journal."""
+
+    async def on_message(self, conn: Connection, text: str) -> None:
+        conn.send(text)
+
+
+class Cursor(Object):
+    """Sends each message back, past the journal."""
+
+    @ephemeral
+    def on_ephemeral(self, conn: Connection, text: str) -> None:
+        conn.send(text)
+
+
+class Hall(Object):
+    """Sends each message to all."""
+
+    async def on_connect(self, conn: Connection) -> None:
+        conn.send("welcome")
+
+    async def on_message(self, conn: Connection, text: str) -> None:
+        self.broadcast(text)
 
 
 class Sleeper(Object):
