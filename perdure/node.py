@@ -47,9 +47,11 @@ class Node:
         on_lost: Callable[[OperatorError], None] = lambda error: None,
         keeps_house: bool = True,
         objects: Sequence[Any] = (),
+        bundle: tuple[str, bytes] | None = None,
     ) -> None:
         """`objects` are refs to those that `@every` and `@cron` run for. `on_lost` is called when
-        the store has failed in a way that only a restart mends.
+        the store has failed in a way that only a restart mends. `bundle` is the code's name and
+        source, where they were made beforehand.
 
         Without `keeps_house` nothing is done that nobody asked for: see `Host`.
         """
@@ -64,6 +66,7 @@ class Node:
         """Why suspended code cannot be kept in snapshots here; empty if it can."""
         self._slot = slot
         self._deaths = deaths
+        self._bundle = bundle
         self._on_lost = on_lost
         self._objects = [(ref._kind, ref._key) for ref in objects]
         self._keeps_house = keeps_house
@@ -124,6 +127,8 @@ class Node:
 
     def bundle(self) -> tuple[str, bytes]:
         """The name of the code that is served, and its source."""
+        if self._bundle is not None:
+            return self._bundle
         return bundle_of(kind.cls for kind in self.kinds.values())
 
     def _class_of(self, name: str) -> type[Object]:

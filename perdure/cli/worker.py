@@ -28,13 +28,22 @@ from perdure.errors import AuthorError, BadApp, BadSettings, OperatorError, Perd
 from perdure.settings import Settings, load_settings
 from perdure.supervisor.deaths import FILE_NAME as DEATHS_FILE
 from perdure.supervisor.deaths import Deaths, ForgivingSlot
-from perdure.supervisor.link import Loaded, Orders, Ready, Refused, WorkerEnd
+from perdure.supervisor.link import (
+    Loaded,
+    Orders,
+    Prepared,
+    Ready,
+    Refused,
+    Released,
+    WorkerEnd,
+)
 from perdure.supervisor.listen import is_loopback
 from perdure.supervisor.slot import TurnSlot
 from perdure.supervisor.supervise import REFUSED
 
 if TYPE_CHECKING:
     from perdure.cli.load import Loaded as LoadedApp
+    from perdure.gateway.front import Front
     from perdure.node import Node
 
 _DEV_DRAIN_S = 2.0
@@ -82,6 +91,7 @@ class _Worker:
         self._link = link
         self._settings: Settings
         self._app: LoadedApp
+        self._bundle: tuple[str, bytes] | None = None
 
     def run(self) -> int:
         from perdure.cli.load import files_of_user, load
@@ -92,6 +102,8 @@ class _Worker:
         self._settings = _merge(self._app, self._orders)
         self._refuse_open_door()
         settings = self._settings
+        if self._orders.successor:
+            self._warm_up()
         self._link.say(
             Loaded(
                 host=settings.host,
@@ -105,8 +117,24 @@ class _Worker:
         listening = self._link.receive_socket()
         if listening is None:
             return 1
-        self._take_seed()
+        if not self._orders.successor:
+            self._take_seed()
         return self._serve(listening)
+
+    def _warm_up(self) -> None:
+        """Do beforehand what would otherwise be done while everybody waits."""
+        import gc
+
+        import uvloop  # noqa: F401
+
+        from perdure.cli import banner  # noqa: F401
+        from perdure.suspend import probe
+        from perdure.suspend.bundles import bundle_of
+
+        probe.unfit()
+        self._bundle = bundle_of(self._app.classes)
+        gc.collect()
+        gc.freeze()
 
     # --- the hash seed
 
@@ -168,7 +196,8 @@ class _Worker:
         loop = asyncio.get_running_loop()
         stop = asyncio.Event()
         loop.add_signal_handler(signal.SIGTERM, stop.set)
-        self._link.watch(lambda: self._orphaned(loop, stop))
+        adopting = _Adopting(loop)
+        self._link.watch(lambda: self._orphaned(loop, stop), adopting.from_thread)
         lost: list[OperatorError] = []
 
         def on_lost(error: OperatorError) -> None:
@@ -185,11 +214,17 @@ class _Worker:
             deaths=deaths,
             on_lost=on_lost,
             objects=self._app.app.objects if self._app.app is not None else (),
+            bundle=self._bundle,
         )
         await node.start()
         authorize = self._app.app.authorize if self._app.app is not None else None
         gateway = Gateway(node.host, settings, authorize, ready=lambda: node.ready)
         front = await serve_front(gateway, sock=listening)
+        adopting.begin(front)
+        preparing: list[asyncio.Task[None]] = []
+        loop.add_signal_handler(
+            signal.SIGUSR1, lambda: preparing.append(loop.create_task(self._prepare(node)))
+        )
         self._link.say(self._ready(node))
         _beat(loop, slot)
         await stop.wait()
@@ -200,9 +235,22 @@ class _Worker:
             await front.drain(_LOST_DRAIN_S)
             os._exit(_LOST)
         drain_s = settings.drain_timeout
+        if preparing:
+            front.pass_on = self._link.pass_on
         await front.drain(min(drain_s, _DEV_DRAIN_S) if self._orders.dev else drain_s)
+        for task in preparing:
+            task.cancel()
         await node.drain()
+        self._link.say(Released())
         return 0
+
+    async def _prepare(self, node: Node) -> None:
+        """Write what a hand-over would have to write, while calls go on."""
+        try:
+            await node.host.checkpointer.run_down()
+        except OperatorError as error:
+            click.echo(f"perdure: a checkpoint failed: {error}", err=True)
+        self._link.say(Prepared())
 
     def _ready(self, node: Node) -> Ready:
         from perdure.cli.banner import describe, example
@@ -225,6 +273,46 @@ class _Worker:
         time.sleep(self._settings.drain_timeout + _ORPHAN_GRACE_S)
         faulthandler.dump_traceback(all_threads=False)
         os._exit(1)
+
+
+class _Adopting:
+    """Takes up connections of the worker before; those that come too early wait."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._early: list[socket.socket] = []
+        self._front: Front | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def from_thread(self, sock: socket.socket) -> None:
+        """One has come, to the thread that listens to the supervisor."""
+        try:
+            self._loop.call_soon_threadsafe(self._take, sock)
+        except RuntimeError:
+            sock.close()
+
+    def begin(self, front: Front) -> None:
+        """From now on they can be served."""
+        self._front = front
+        early, self._early = self._early, []
+        for sock in early:
+            self._take(sock)
+
+    def _take(self, sock: socket.socket) -> None:
+        if self._front is None:
+            self._early.append(sock)
+        elif self._front.draining:
+            sock.close()
+        else:
+            task = self._loop.create_task(self._adopt(self._front, sock))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def _adopt(self, front: Front, sock: socket.socket) -> None:
+        try:
+            await front.adopt(sock)
+        except OSError:
+            sock.close()  # Its client has gone.
 
 
 def _slot(fd: int, deaths: Deaths, loop: asyncio.AbstractEventLoop) -> TurnSlot:

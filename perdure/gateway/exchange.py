@@ -56,7 +56,8 @@ class Exchange(HttpRequest):
             self._respond_stream(conn, status, headers, body)
             return
         else:
-            if conn.front.draining and conn.pending[-1] is self:
+            front = conn.front
+            if front.draining and front.pass_on is None and conn.pending[-1] is self:
                 conn.end()
                 self.connection = b"close"
             head_only = self.method == b"HEAD"

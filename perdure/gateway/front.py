@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from perdure.clock import NS
@@ -66,6 +67,8 @@ class Front:
         self.port = 0
         """The port it listens on."""
         self.draining = False
+        self.pass_on: Callable[[socket.socket], None] | None = None
+        """In a drain: takes connections between two requests, for a process that goes on."""
         self.connections: set[Connection] = set()
         self.sockets: set[WebSocket] = set()
         self._server: asyncio.Server | None = None
@@ -107,6 +110,10 @@ class Front:
             await asyncio.wait([self._empty], timeout=_LAST_WORDS_S)
         self.close()
         return whole
+
+    async def adopt(self, sock: socket.socket) -> None:
+        """Go on with a connection of a process that has gone."""
+        await self.loop.connect_accepted_socket(lambda: Connection(self), sock)
 
     def close(self) -> None:
         """Stop at once: connections that are left are cut off."""

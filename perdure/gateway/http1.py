@@ -154,7 +154,7 @@ class Connection(asyncio.Protocol):
         self.parser = httptools.HttpRequestParser(self)
         self.front.joined(self)
         if self.front.draining:
-            self.close()
+            self._leave()
 
     def connection_lost(self, error: Exception | None) -> None:
         for exchange in self.pending:
@@ -492,7 +492,7 @@ class Connection(asyncio.Protocol):
             self.continue_due = False
             self.transport.write(CONTINUE)
         if not pending and (self.ending or (self.front.draining and not self.target)):
-            self.close()
+            self._leave()
         elif not (backlog or self.stuck_since or self.ending):
             self.taking = True
             self.attend = self.continue_due or self.front.draining
@@ -510,6 +510,22 @@ class Connection(asyncio.Protocol):
         else:
             self.transport.close()
 
+    def _leave(self) -> None:
+        """Nothing is pending in a drain: go on elsewhere, or end."""
+        if (
+            self.front.pass_on is None
+            or self.ending
+            or self.begun
+            or self.transport.get_write_buffer_size()
+        ):
+            self.close()
+            return
+        # The process that takes over sees a connection between two requests, as we do; what the
+        # client has sent since then is still with the kernel. Closing here closes our end alone.
+        self.front.pass_on(self.transport.get_extra_info("socket"))
+        self.ending = True
+        self.transport.abort()
+
     def drain(self) -> None:
         """End as soon as what has begun is answered."""
         self.attend = True
@@ -520,7 +536,7 @@ class Connection(asyncio.Protocol):
             self._flush()
             self.transport.close()
         elif not self.pending and not self.target:
-            self.close()
+            self._leave()
 
     def give_up(self) -> None:
         """Answer what waits for its call: the node cannot wait any longer."""

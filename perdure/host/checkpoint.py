@@ -104,6 +104,13 @@ class Checkpointer:
         if before:
             await host.store.prune(host.log.part, host.log.epoch, before, apply=True)
 
+    async def run_down(self, passes: int = 6, small_bytes: int = 64 * 1024) -> None:
+        """Checkpoints until little is left to write: what comes meanwhile is less each time."""
+        for _ in range(passes):
+            await self.run()
+            if self._host.log.tail_bytes < small_bytes:
+                return
+
     async def run(self) -> None:
         """One checkpoint. Raises what the store raises; then the log is as long as before."""
         async with self._lock:

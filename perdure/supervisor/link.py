@@ -2,7 +2,8 @@
 
 The worker gets its `Orders` in the environment. It answers over the link, a JSON object a line:
 `Loaded` once it knows its settings, whereupon the supervisor hands it the listening socket, then
-`Ready` when it serves, or `Refused` when it will not. The supervisor says nothing but that socket;
+`Ready` when it serves, or `Refused` when it will not; asked to make place for another worker, it
+says `Prepared`, and `Released` in the end. The supervisor says nothing but that socket;
 its end of the link closes when it is gone, however it went, and then the worker drains.
 """
 
@@ -17,6 +18,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 _ORDERS = "PERDURE_WORKER_ORDERS"
+FDS_MAX = 64
+"""In one message; the kernel takes up to 253."""
 
 
 @dataclass(slots=True)
@@ -28,6 +31,8 @@ class Orders:
     flags: dict[str, Any]
     """Settings given on the command line; they win over those in the code."""
     dev: bool
+    successor: bool = False
+    """Another worker serves: import and be ready, and begin when the socket comes."""
     link_fd: int = -1
     slot_fd: int = -1
 
@@ -77,12 +82,24 @@ class Refused:
     files: list[str]
 
 
-Message = Loaded | Ready | Refused
+@dataclass(slots=True)
+class Prepared:
+    """Little is left to write: a hand-over would be short."""
 
-_KINDS: dict[str, type[Loaded] | type[Ready] | type[Refused]] = {
+
+@dataclass(slots=True)
+class Released:
+    """The store is closed, and the next worker may have it."""
+
+
+Message = Loaded | Ready | Refused | Prepared | Released
+
+_KINDS: dict[str, type[Message]] = {
     "loaded": Loaded,
     "ready": Ready,
     "refused": Refused,
+    "prepared": Prepared,
+    "released": Released,
 }
 
 
@@ -93,6 +110,8 @@ class SupervisorEnd:
         self._socket = end
         self._socket.setblocking(False)
         self._rest = b""
+        self.connections: list[int] = []
+        """Open connections that the worker has passed on, for the next one."""
 
     def fileno(self) -> int:
         return self._socket.fileno()
@@ -101,13 +120,16 @@ class SupervisorEnd:
         """What the worker has said since the last time."""
         while True:
             try:
-                got = self._socket.recv(65536)
+                got, fds, _, _ = socket.recv_fds(self._socket, 65536, FDS_MAX)
             except (BlockingIOError, ConnectionError):
                 break
+            self.connections += fds
             if not got:
                 break
             *lines, self._rest = (self._rest + got).split(b"\n")
             for line in lines:
+                if not line:
+                    continue
                 said = json.loads(line)
                 yield _KINDS[said.pop("say")](**said)
 
@@ -118,8 +140,22 @@ class SupervisorEnd:
         except OSError:
             pass  # It died meanwhile, which is noticed elsewhere.
 
+    def pass_on(self, connections: list[int]) -> None:
+        """Give the worker connections of the one before it; they are no longer ours."""
+        self._socket.setblocking(True)
+        for fd in connections:
+            try:
+                socket.send_fds(self._socket, [b"+"], [fd])
+            except OSError:
+                pass
+            os.close(fd)
+        self._socket.setblocking(False)
+
     def close(self) -> None:
         self._socket.close()
+        for fd in self.connections:
+            os.close(fd)
+        self.connections = []
 
 
 class WorkerEnd:
@@ -138,6 +174,14 @@ class WorkerEnd:
                 except OSError:
                     pass
 
+    def pass_on(self, connection: socket.socket) -> None:
+        """Give a connection to the supervisor, for the worker that takes over."""
+        try:
+            # A line of nothing: file descriptors travel with bytes only.
+            socket.send_fds(self._socket, [b"\n"], [connection.fileno()])
+        except OSError:
+            pass
+
     def receive_socket(self) -> socket.socket | None:
         """The listening socket; None if the supervisor is gone."""
         try:
@@ -150,13 +194,27 @@ class WorkerEnd:
         os.set_inheritable(fds[0], False)
         return socket.socket(fileno=fds[0])
 
-    def watch(self, on_gone: Callable[[], None]) -> None:
-        """Call `on_gone`, in a thread of its own, when the supervisor is no more."""
+    def watch(
+        self,
+        on_gone: Callable[[], None],
+        on_connection: Callable[[socket.socket], None] | None = None,
+    ) -> None:
+        """Call `on_gone`, in a thread of its own, when the supervisor is no more; and
+        `on_connection` with each connection of the worker before."""
 
         def wait() -> None:
             try:
-                while self._socket.recv(64):
-                    pass
+                while True:
+                    got, fds, _, _ = socket.recv_fds(self._socket, 1, 1)
+                    if not got:
+                        break
+                    for fd in fds:
+                        os.set_inheritable(fd, False)
+                        sock = socket.socket(fileno=fd)
+                        if on_connection is not None:
+                            on_connection(sock)
+                        else:
+                            sock.close()
             except OSError:
                 pass
             on_gone()

@@ -73,6 +73,9 @@ class Worker:
         self.slot = TurnSlot.create()
         self.link = SupervisorEnd(ours)
         self.asked = Asked.NOTHING
+        self.successor = orders.successor
+        """Another worker still serves: it gets no socket yet."""
+        self.has_socket = self.prepared = self.released = False
         self.loaded: Loaded | None = None
         self.refused: Refused | None = None
         self.started_ns = time.time_ns()
@@ -105,6 +108,10 @@ class Worker:
         self.asked = what
         self._kill_at = time.monotonic() + within_s
         self._signal(signal.SIGTERM)
+
+    def ask_to_prepare(self) -> None:
+        """Have it write what a hand-over would have to, while it serves."""
+        self._signal(signal.SIGUSR1)
 
     def check(self) -> Look | None:
         """End it if its drain takes too long; give what it hangs in if it hangs."""

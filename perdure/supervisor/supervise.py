@@ -7,7 +7,12 @@ runs no code of the user, so nothing of the user's can stop it.
 
     start ─▶ loaded ─▶ ready ─▶ dead: told to stop ── exit code
       ▲                          │    refused ─────── exit code 2; `dev` waits for a change
-      └──── at once, or later ───┘    its code changed, died, stuck in a turn
+      └──── at once, or later ───┘    died, stuck in a turn
+
+A reload (SIGHUP; in `dev` a change of the code) leaves no gap. A second worker starts beside the
+one that serves, and imports the app; if it cannot, nothing has happened. Then the first writes what
+it can while it serves, ends what is in flight and lets go of the store, and the second takes it.
+What connects in between waits in the listening socket.
 """
 
 from __future__ import annotations
@@ -19,12 +24,13 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 from perdure.errors import BadSettings
 from perdure.supervisor.deaths import POISON_AFTER, Deaths, event_text
-from perdure.supervisor.link import Loaded, Orders, Ready, Refused
+from perdure.supervisor.link import Loaded, Orders, Prepared, Ready, Refused, Released
 from perdure.supervisor.listen import listen
 from perdure.supervisor.process import Asked, End, Worker
 from perdure.supervisor.slot import Look
@@ -75,13 +81,17 @@ class Supervisor:
         self._backoff_s = BACKOFF_FIRST_S
         self._stopping = False
         self._worker: Worker | None = None
+        self._successor: Worker | None = None
+        """One that is coming up beside the one that serves."""
+        self._preparing = False
+        self._on_terminal = os.isatty(0)
         self._exit_code: int | None = None
 
     def run(self) -> int:
         """Serve. 0: told to stop, and drained. 1: given up, or it had to be killed. 2: refused."""
         with self._signals():
             while self._exit_code is None:
-                worker = self._worker = self._start(self._orders, self._hash_seed)
+                worker = self._worker = self._next_worker()
                 try:
                     self._attend(worker)
                 finally:
@@ -99,12 +109,78 @@ class Supervisor:
             while worker.alive:
                 self._look_around(POLL_S)
                 self._hear(worker)
+                self._attend_successor(worker)
                 look = worker.check()
                 if look is not None:
                     self._end_stuck(worker, look)
             self._hear(worker)
         finally:
             self._selector.unregister(worker.link)
+
+    # --- another in its place, without a gap
+
+    def _next_worker(self) -> Worker:
+        successor, self._successor = self._successor, None
+        if successor is None:
+            return self._start(replace(self._orders, successor=False), self._hash_seed)
+        self._selector.unregister(successor.link)
+        self._promote(successor)
+        return successor
+
+    def _begin_succession(self) -> None:
+        """Start a worker beside the one that serves; it takes over when it has imported the app."""
+        if self._successor is not None:
+            self._give_up_successor()
+        orders = replace(self._orders, successor=True)
+        successor = self._successor = self._start(orders, self._hash_seed)
+        self._selector.register(successor.link, selectors.EVENT_READ)
+
+    def _attend_successor(self, worker: Worker) -> None:
+        """Take the steps of a hand-over as each becomes possible."""
+        successor = self._successor
+        if successor is None:
+            return
+        self._hear(successor)
+        if not successor.alive:
+            self._hear(successor)
+            self._give_up_successor()
+            self._say("the new worker did not come up; the code before this change goes on")
+        elif worker.released:
+            self._promote(successor)
+        elif successor.loaded is None or worker.asked is not Asked.NOTHING:
+            return
+        elif worker.ready_at is None or worker.loaded is None:
+            # It is still on its way up itself, and has nothing to hand over.
+            worker.ask(Asked.RELOAD, RELOAD_DRAIN_S + GRACE_S)
+        elif worker.prepared:
+            drain_s = RELOAD_DRAIN_S if self._orders.dev else worker.loaded.drain_timeout
+            worker.ask(Asked.RELOAD, drain_s + GRACE_S)
+        elif not self._preparing:
+            self._preparing = True
+            worker.ask_to_prepare()
+
+    def _promote(self, successor: Worker) -> None:
+        """It is its turn: give it the socket as soon as it can take it."""
+        self._preparing = False
+        successor.successor = False
+        if successor.loaded is not None and not successor.has_socket:
+            self._listen(successor.loaded, successor)
+            self._pass_on(successor)
+
+    def _pass_on(self, successor: Worker) -> None:
+        """Clients that keep their connections notice nothing."""
+        before = self._worker
+        if before is not None and before is not successor and successor.has_socket:
+            connections, before.link.connections = before.link.connections, []
+            successor.link.pass_on(connections)
+
+    def _give_up_successor(self) -> None:
+        successor, self._successor = self._successor, None
+        self._preparing = False
+        if successor is not None:
+            self._selector.unregister(successor.link)
+            successor.kill()
+            successor.end()
 
     def _look_around(self, timeout_s: float) -> None:
         """Wait until something happens, and take what signals and changed files have to say."""
@@ -119,7 +195,8 @@ class Supervisor:
                     worker.loaded = message
                     self._watch(message.files, worker)
                     self._deaths = Deaths.load(message.deaths) if message.deaths else self._deaths
-                    self._listen(message, worker)
+                    if not worker.successor:
+                        self._listen(message, worker)
                 case Ready():
                     worker.ready_at = time.monotonic()
                     self._hash_seed = message.hash_seed
@@ -128,6 +205,10 @@ class Supervisor:
                 case Refused():
                     worker.refused = message
                     self._watch(message.files, worker)
+                case Prepared():
+                    worker.prepared = True
+                case Released():
+                    worker.released = True
 
     def _watch(self, files: list[str], worker: Worker) -> None:
         if self._watcher is not None:
@@ -144,6 +225,7 @@ class Supervisor:
             self._exit_code = REFUSED
             worker.kill()
         else:
+            worker.has_socket = True
             worker.link.hand_over(self._listening)
 
     def _end_stuck(self, worker: Worker, look: Look) -> None:
@@ -170,7 +252,7 @@ class Supervisor:
             if end.overdue:
                 self._say("killed before it had drained; everything acknowledged is in the journal")
             self._exit_code = 1 if end.overdue or end.stuck else 0
-        elif end.asked is Asked.RELOAD:
+        elif end.asked is Asked.RELOAD or self._successor is not None:
             self._backoff_s = BACKOFF_FIRST_S
         elif end.code == REFUSED and not end.in_turn:
             self._after_refusal(refused)
@@ -277,12 +359,34 @@ class Supervisor:
 
     def _take_signals(self, reads: int) -> None:
         for number in os.read(reads, 512):
-            if number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            if number == signal.SIGHUP and not self._hung_up():
+                self._reload()
+            elif number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 self._stop(impatient=number == signal.SIGINT)
+
+    def _hung_up(self) -> bool:
+        """Whether SIGHUP says that the terminal is gone, and not that somebody wants a reload."""
+        if self._orders.dev:
+            return True
+        if not self._on_terminal:
+            return False
+        try:
+            os.close(os.open("/dev/tty", os.O_RDWR))
+        except OSError:
+            return True
+        return False
+
+    def _reload(self) -> None:
+        worker = self._worker
+        if worker is None or self._stopping or worker.asked is not Asked.NOTHING:
+            return
+        self._say("reloading: a new worker comes up beside this one")
+        self._begin_succession()
 
     def _stop(self, *, impatient: bool) -> None:
         """The first time: drain. A second Ctrl-C: at once."""
         worker = self._worker
+        self._give_up_successor()
         if worker is None:
             self._exit_code = 0
         elif not self._stopping:
@@ -310,7 +414,10 @@ class Supervisor:
                 self._say("the code before this change goes on")
             else:
                 self._say(f"{_names(changed)} changed: starting again with it")
-                worker.ask(Asked.RELOAD, RELOAD_DRAIN_S + GRACE_S)
+                if worker.loaded is None:
+                    worker.ask(Asked.RELOAD, RELOAD_DRAIN_S + GRACE_S)
+                else:
+                    self._begin_succession()
 
 
 def _url(listening: socket.socket) -> str:

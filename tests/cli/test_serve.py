@@ -79,10 +79,11 @@ def test_dev_goes_on_while_the_file_is_broken(shell: Any) -> None:
     assert server.call("Counter/lobby/increment") == 1
     shell.write("counter.py", COUNTER + "\nno_such_name\n")
     server.wait_for("NameError: name 'no_such_name' is not defined")
-    server.wait_for("waiting for a change")
+    server.wait_for("the code before this change goes on", 2)
+    assert server.call("Counter/lobby/increment") == 2
     shell.write("counter.py", COUNTER)
     server.wait_for("serving again")
-    assert server.call("Counter/lobby/increment") == 2
+    assert server.call("Counter/lobby/increment") == 3
     assert server.stop() == 0
 
 

@@ -19,7 +19,7 @@ import threading
 import time
 from pathlib import Path
 
-from perdure.supervisor.link import Loaded, Orders, Ready, Refused, WorkerEnd
+from perdure.supervisor.link import Loaded, Orders, Prepared, Ready, Refused, Released, WorkerEnd
 from perdure.supervisor.slot import TurnSlot
 
 
@@ -44,6 +44,7 @@ def main() -> None:
     stopped = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: None if what == "deaf" else stopped.set())
     link.watch(stopped.set)
+    signal.signal(signal.SIGUSR1, lambda *_: link.say(Prepared()))
     link.say(Ready("4711", orders.flags["data"]))
     dies = what == "exit-in-turn" or (what == "until" and not Path(rest).exists())
     if dies or what == "spin":
@@ -56,6 +57,7 @@ def main() -> None:
         if what != "hang":
             slot.beat()
     print("worker drained", file=sys.stderr, flush=True)
+    link.say(Released())
 
 
 if __name__ == "__main__":
