@@ -13,6 +13,7 @@ import sys
 import threading
 import types
 import weakref
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -258,6 +259,32 @@ async def test_however_many_are_due_at_once_all_are_woken_then(
         assert stage.host.stats().live == 0
         await asyncio.sleep(11)
         assert stage.host.stats().live == 30
+
+
+class Teller(Object):
+    async def tell(self) -> AsyncIterator[int]:
+        for i in range(6):
+            await asyncio.sleep(10)
+            yield i
+
+
+async def test_a_handler_that_streams_leaves_memory_between_its_items() -> None:
+    async with Stage(Teller) as stage:
+        heard: list[int] = []
+
+        async def listen() -> None:
+            async for item in Teller.at("t").tell():
+                heard.append(item)
+
+        listening = asyncio.create_task(listen())
+        for _ in range(6):
+            await asyncio.sleep(5)
+            await stage.hibernate()
+            assert stage.host.stats().live == 0
+            await asyncio.sleep(5)
+        await listening
+        assert heard == [0, 1, 2, 3, 4, 5]
+        assert stage.host.stats().replayed == 0
 
 
 class Keepsakes(Object):

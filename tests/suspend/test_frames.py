@@ -16,7 +16,7 @@ import sys
 import traceback
 import types
 import warnings
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
 import pytest
@@ -382,6 +382,32 @@ def test_a_traceback_tells_the_same_from_bytes() -> None:
     assert "~~^~" in first
     assert first.splitlines()[-3:] == again.splitlines()[-3:]
     assert names[:3] == ["tells_where_it_failed"] * 2 + ["divide"]
+
+
+class Tells(Object):
+    log: list[Any] = []
+
+    async def items(self, count: int) -> AsyncIterator[int]:
+        try:
+            for i in range(count):
+                async with asyncio.timeout(10):
+                    await asyncio.sleep(1)
+                yield i
+                self.log.append(i)
+        finally:
+            await asyncio.sleep(1)
+            self.log.append("end")
+
+    async def fails(self) -> AsyncIterator[int]:
+        async for item in self.items(2):
+            yield item
+        await asyncio.sleep(1)
+        raise KeyError("after two items")
+
+
+def test_a_handler_that_streams_goes_on_from_bytes() -> None:
+    assert differences(Tells, "items", b'{"count": 3}') == ""
+    assert differences(Tells, "fails") == ""
 
 
 def waiting() -> Machine:
