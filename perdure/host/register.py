@@ -218,13 +218,13 @@ class Register:
         found: dict[str, CallRow] = {}
         for row in self._known():
             if _fits(row, wanted) and (after is None or (row.since, row.id) < after):
-                found[row.id] = row
+                found[row.mark] = row
         position = after
         while True:
             rows = await host.store.calls(wanted, position, limit)
             for row in rows:
-                if row.id not in found and (row.ended or not self._knows(row.oid)):
-                    found[row.id] = row
+                if row.mark not in found and (row.ended or not self._knows(row.oid)):
+                    found[row.mark] = row
             if len(rows) < limit:
                 break
             position = (rows[-1].since, rows[-1].id)
@@ -272,10 +272,12 @@ def open_calls(machine: Machine, words: dict[str, str] | None = None) -> list[Ca
 
 
 def _row(machine: Machine, event: Call, status: str, since: int) -> CallRow:
+    # In a copy of an object, calls have the ids that they had in the original.
+    own = event.id.startswith(f"{machine.oid:016x}-")
     return CallRow(
         since,
         event.id,
-        event.id,
+        event.id if own else f"{event.id}@{machine.oid:x}",
         machine.oid,
         machine.kind.name,
         machine.key,

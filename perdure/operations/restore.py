@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,8 +27,19 @@ from perdure.journal.codec import (
     write_chunk,
     write_message,
 )
-from perdure.journal.entry import Ended, Entry, MessageId, Promised, Sent, Settled
+from perdure.journal.entry import (
+    Answered,
+    Call,
+    Ended,
+    Entry,
+    MessageId,
+    Promised,
+    Reply,
+    Sent,
+    Settled,
+)
 from perdure.ref import format_address, parse_address
+from perdure.store.base import CallRow
 from perdure.store.sqlite_file import DATABASE, connect, trouble
 from perdure.store.sqlite_sql import LSN_BITS
 
@@ -242,7 +253,7 @@ def _received(life: _Life) -> Iterator[Message]:
 
 def _write(store: sqlite3.Connection, part: int, life: _Life) -> None:
     oid, last = life.oid, life.last
-    for table in ("promise", "waypoint"):
+    for table in ("promise", "waypoint", "calls", "indexed"):
         store.execute(f"DELETE FROM {table} WHERE oid = ?", (oid,))
     store.execute("DELETE FROM suspended WHERE oid = ? AND seq > ?", (oid, last))
     store.execute("DELETE FROM segment WHERE oid = ?", (oid,))
@@ -286,6 +297,42 @@ def _write(store: sqlite3.Connection, part: int, life: _Life) -> None:
         "VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         list(_open_promises(part, life)),
     )
+    store.executemany(
+        f"INSERT INTO calls (part, {', '.join(CallRow._fields)}) "
+        f"VALUES ({', '.join('?' * (1 + len(CallRow._fields)))})",
+        [(part, *row) for row in _open_calls(life)],
+    )
+    values = next((one.indexed for one in reversed(life.kept) if one.indexed is not None), None)
+    if values is None:
+        # Whether its class was Indexed then is not known: the next start goes through it.
+        store.execute("DELETE FROM indexed_kind WHERE kind = ?", (life.kind,))
+    store.executemany(
+        "INSERT INTO indexed (oid, name, kind, value, key) VALUES (?, ?, ?, ?, ?)",
+        [(oid, name, life.kind, value, life.key) for name, value in (values or {}).items()],
+    )
+
+
+def _open_calls(life: _Life) -> Iterable[CallRow]:
+    """Calls that had begun and not ended."""
+    open_: dict[str, CallRow] = {}
+    numbers: dict[tuple[str, int], str] = {}
+    for entry in life.kept:
+        event = entry.event
+        if isinstance(event, Ended):
+            open_.clear()
+        elif isinstance(event, Call) and not entry.undone:
+            open_[event.id] = CallRow(
+                *(entry.time, event.id, event.id, life.oid, life.kind, life.key),
+                *(event.handler, event.caller, "running"),
+                deadline=event.deadline,
+            )
+            numbers[event.caller, event.answer_to] = event.id
+        for command in entry.commands:
+            if isinstance(command, Answered):
+                open_.pop(command.id, None)
+            elif isinstance(command, Sent) and isinstance(command.event, Reply):
+                open_.pop(numbers.get((command.to, command.event.number), ""), None)
+    return open_.values()
 
 
 def _snapshot_seq(store: sqlite3.Connection, oid: int) -> int:

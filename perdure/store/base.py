@@ -146,7 +146,7 @@ class CallRow(NamedTuple):
     since: int
     id: str
     mark: str
-    """What it is known by: its id, or the number it has at the object that called."""
+    """What it is known by: its id, and the object where that is not the one the id begins with."""
     oid: int
     kind: str
     key: str

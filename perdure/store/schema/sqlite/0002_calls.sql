@@ -3,7 +3,7 @@
 --
 -- Written at checkpoints, from the memory of objects and from the entries that move into history.
 CREATE TABLE calls (
-    mark     TEXT PRIMARY KEY,   -- the id; of a call by an object: its number there
+    mark     TEXT PRIMARY KEY,   -- the id; with the object, where that is a copy
     part     INTEGER NOT NULL,
     since    INTEGER NOT NULL,
     id       TEXT NOT NULL,
