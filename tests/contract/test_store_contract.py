@@ -401,6 +401,28 @@ async def test_history_is_read_from_any_turn(home: Home) -> None:
 # -- finding objects
 
 
+async def test_objects_with_connections_are_found(home: Home) -> None:
+    rows = [
+        row(1, connections=2),
+        row(2),
+        row(3, connections=1, snapshot=b"left out", seq=1),
+        row(4, connections=3, status="quarantined"),
+    ]
+    async with opened(home) as (store,):
+        await put(store, *rows)
+        (claim,) = await store.claim([1])
+        assert await store.checkpoint(Checkpoint(1, claim.epoch, [row(9, connections=5)]))
+        assert [found.oid for found in await store.connected(0, 0, 10)] == [1, 3, 4]
+        assert [found.oid for found in await store.connected(0, 1, 1)] == [3]
+        assert await store.connected(0, 1, 1) == [replace(rows[2], snapshot=None)]
+        assert [found.oid for found in await store.connected(1, 0, 10)] == [9]
+        await put(store, row(1), row(2, connections=1))
+        assert [found.oid for found in await store.connected(0, 0, 10)] == [2, 3, 4]
+        stored = await store.load(0, 2)
+        assert stored is not None
+        assert stored.row.connections == 1
+
+
 async def test_objects_that_are_due_come_earliest_first(home: Home) -> None:
     waiting = [
         row(1, wake_at=30),

@@ -173,6 +173,7 @@ class Sequences(RuleBasedStateMachine):
         for oid in range(1, 7):
             self.both(1, lambda store, oid=oid: store.load(oid % 2, oid))
         self.both(2, lambda store: store.due([0, 1], 9, 10))
+        self.both(2, lambda store: store.connected(0, 0, 10))
         self.both(2, lambda store: store.scan(None, "", None, None, 10))
 
     @rule(
@@ -202,6 +203,7 @@ class Sequences(RuleBasedStateMachine):
         self.both(owner, lambda store: store.load(part, oid))
         self.both(owner, lambda store: store.history(oid % 2, oid, turn, limit))
         self.both(owner, lambda store: store.due([part], turn, limit))
+        self.both(owner, lambda store: store.connected(part, oid, limit))
         self.both(owner, lambda store: store.scan(kind, prefix, status, behind, limit))
 
     def teardown(self) -> None:
@@ -227,6 +229,7 @@ def rows(oid: int, last: int) -> st.SearchStrategy[ObjectRow]:
         updated=st.integers(1, 9),
         version=st.just("v1"),
         snapshot=st.none() | st.binary(max_size=30),
+        connections=st.integers(0, 2),
     )
 
 
