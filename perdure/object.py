@@ -31,7 +31,7 @@ from perdure.indexed import INDEXED, is_indexable
 from perdure.inside import inside
 from perdure.ref import Ref, format_address, streaming
 from perdure.schedule import Missed, Rhythm, Schedule, moment
-from perdure.serde import Signature
+from perdure.serde import Signature, to_json
 from perdure.settings import kept_ns
 from perdure.transient import transient
 
@@ -192,6 +192,16 @@ class Object:
         body, text = message_bytes(data)
         without = (exclude,) if isinstance(exclude, Connection) else exclude
         inside_object("broadcast").broadcast(body, text, without, tag)
+
+    def broadcast_json(
+        self,
+        value: Any,
+        *,
+        exclude: Connection | Iterable[Connection] = (),
+        tag: str | None = None,
+    ) -> None:
+        """`broadcast`, of a value as JSON text."""
+        self.broadcast(to_json(value).decode(), exclude=exclude, tag=tag)
 
     def __repr__(self) -> str:
         try:
