@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install demo check lint types format test test-quick test-others crash soak bench fuzz clean
+.PHONY: help install demo check lint types format test test-quick test-others browser crash soak bench fuzz clean
 
 VENV := .venv
 PYTHON := $(VENV)/bin/python
@@ -50,9 +50,12 @@ types: $(STAMP)
 format: $(STAMP) ## let ruff sort imports and mend what it can
 	@$(VENV)/bin/ruff check --quiet --fix .
 
-test: check ## everything but the soak, on each Python version that is here
+test: check browser ## everything but the soak, on each Python version that is here
 	@$(PYTHON) -m pytest
 	@$(MAKE) --no-print-directory test-others
+
+browser: $(STAMP) ## what the tests in a browser need: Chromium and some packages of npm
+	@tools/install-browser
 
 test-quick: $(STAMP) ## the tests without the slow ones and those that kill processes
 	@$(PYTHON) -m pytest -m 'not slow and not crash and not soak'
