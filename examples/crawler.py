@@ -15,11 +15,14 @@ from urllib.parse import urldefrag, urljoin, urlsplit
 
 from perdure import Limit, Object, Retry, http, query, step
 
-ONE_A_SECOND = Limit(per_second=1, key=lambda url: urlsplit(url).netloc)
 _LINK = re.compile(r"""href=["']([^"']+)["']""")
 
 
-@step(retry=Retry(attempts=3), timeout=30, limit=ONE_A_SECOND)
+def _host(url: str) -> str:
+    return urlsplit(url).netloc
+
+
+@step(retry=Retry(attempts=3), timeout=30, limit=Limit(per_second=1, key=_host))
 async def fetch(url: str) -> str:
     """The text of a page."""
     return (await http.get(url, follow_redirects=True)).raise_for_status().text
@@ -60,9 +63,8 @@ class Crawl(Object):
 
     async def _read(self, url: str) -> list[str]:
         text = await fetch(url)
-        host = urlsplit(url).netloc
         links = [urldefrag(urljoin(url, link)).url for link in _LINK.findall(text)]
-        self._links[url] = [link for link in links if urlsplit(link).netloc == host]
+        self._links[url] = [link for link in links if _host(link) == _host(url)]
         return self._links[url]
 
     @query

@@ -7,7 +7,8 @@ it `async with World(Order) as world`.
 from perdure.testing.attempts import StepCall
 from perdure.testing.everywhere import Sweep
 from perdure.testing.faults import FaultyStore
+from perdure.testing.sockets import FakeClient
 from perdure.testing.virtual import run_virtual as run
 from perdure.testing.world import World
 
-__all__ = ["FaultyStore", "StepCall", "Sweep", "World", "run"]
+__all__ = ["FakeClient", "FaultyStore", "StepCall", "Sweep", "World", "run"]

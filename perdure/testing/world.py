@@ -55,6 +55,7 @@ from perdure.testing.faults import FaultyStore
 from perdure.testing.outside_http import Handler, Web
 from perdure.testing.process import Process
 from perdure.testing.rehearsal import Rehearsal
+from perdure.testing.sockets import FakeClient, Sockets, delay_of
 from perdure.testing.virtual import START_NS, VirtualClock, VirtualLoop
 
 O = TypeVar("O", bound=Object)  # noqa: E741 - an object
@@ -101,6 +102,7 @@ class World:
         self._failure: BaseException | None = None
         self._leave: list[Callable[[], None]] = []
         self._client: Client
+        self._sockets: Sockets
 
     # --- begin and end
 
@@ -126,6 +128,7 @@ class World:
         loop.on_stuck = self._stuck
         loop.working = lambda: self._attempts.running > 0
         classes, code = heap.resolve_kind, editions.newest
+        self._sockets = Sockets(self._process, lambda request: self.principal)
         self._client = Client(self._process, self.seed)
         self._client.principal = self._principal
         ref.open_outside(self._client)
@@ -218,6 +221,31 @@ class World:
         if self._process is None:
             return self._classes
         return tuple(self._process.classes.values())
+
+    async def connect(
+        self,
+        ref: object,
+        *,
+        resumes: bool = False,
+        delay: timedelta = timedelta(0),
+        **query: str,
+    ) -> FakeClient:
+        """A client with a WebSocket at an object; `query` is what stands behind its URL.
+
+        `delay` is how long a message takes, each way. With `resumes` it speaks the resume
+        protocol, and can come back. Raises ConnectionError if the object refuses it.
+        """
+        path = "/" + address_of(ref)
+        client = FakeClient(
+            self._sockets, path, query, resumes=resumes, delay_ns=delay_of(delay)
+        )
+        self._started()
+        await client.connect()
+        while client.closed is not None and client.refused is None and self._leave:
+            await client.connect()  # The process ended in the middle of it.
+        if client.refused is not None:
+            raise ConnectionError(f"refused with {client.refused[0]}: {client.refused[1]}")
+        return client
 
     async def show(self, ref: object) -> dict[str, Any]:
         """What `perdure show` prints of an object: state, timers, waits, steps."""

@@ -15,6 +15,10 @@ async def charge(cents: int) -> str:
     return str(cents)
 
 
+async def free(cents: int) -> str:
+    return "free"
+
+
 class Order(Object):
     async def run(self, cents: int) -> str:
         return await charge(cents)
@@ -35,7 +39,7 @@ async def use(world: World) -> None:
     await world.hibernate(order)
     await world.hibernate()
     await world.fail(charge, 2, error=TimeoutError)
-    await world.replace(charge, lambda cents: f"paid {cents}")
+    await world.replace(charge, free)
     await world.deploy(Order)
     await world.deploy(App([Order]))
     assert_type(world.now, datetime)
