@@ -27,6 +27,7 @@ FIGURES = {
     "turn": "turn",
     "store": "store_commit",
     "replay": "replay",
+    "past": "past",
     "wake": "wake",
     "idle": "idle_objects",
     "restart": "restart",

@@ -14,6 +14,7 @@ nothing of the store's secret is in the file, so nothing follows from it for tur
 from __future__ import annotations
 
 import asyncio
+import bisect
 import struct
 import zlib
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
@@ -42,7 +43,8 @@ FORMAT = 1
 
 _HEADER = struct.Struct("<2sHII")
 _MAGIC = b"pX"
-_SEGMENT = 1000
+SEGMENT = 1000
+"""Entries in a segment of a copy."""
 
 
 class Extract(msgspec.Struct):
@@ -63,6 +65,8 @@ class Extract(msgspec.Struct):
     """Bodies that turns name, each by its name."""
     state: Any = None
     """The attributes after the last turn, for people and other programs."""
+    versions: list[str] = []
+    """The versions of the code that its turns name."""
 
     @property
     def address(self) -> str:
@@ -190,31 +194,43 @@ async def extract(record: HostRecord, upto: int | None = None) -> Extract:
     machine = await walk(record, seq)
     try:
         snapshot = _snapshot_of(machine)
-        entries: list[Entry] = []
+        first = seq + 1
+        frames: list[bytes] = []
+        segments: list[bytes] = []
         blobs: set[str] = set()
+        versions: set[str] = set()
         try:
             async for page in record.pages(0, seq):
+                first = min(first, page[0].seq)
                 for entry in page:
-                    entries.append(lent(record.host.layout.secret, record.oid, entry))
+                    copied = lent(record.host.layout.secret, record.oid, entry)
+                    frames.append(codec.frame(record.oid, codec.encode_entry(copied)))
                     blobs.add(named_in(entry))
+                    versions.add(entry.version)
+                    if len(frames) == SEGMENT:
+                        segments.append(codec.write_chunk(frames))
+                        frames = []
                 await asyncio.sleep(0)
         except UnknownTurn:
             # What is left of its past begins behind a snapshot, and cannot be run without it.
             if not snapshot:
                 raise
-            entries = []
+            first, frames, segments = seq + 1, [], []
+        if frames:
+            segments.append(codec.write_chunk(frames))
     finally:
         machine.discard()
     return Extract(
         record.kind.name,
         record.key,
         seq,
-        1 if entries else seq + 1,
-        list(segments_of(record.oid, entries)),
+        first,
+        segments,
         seq if snapshot else 0,
         snapshot,
         await _blobs(record, blobs - {""}),
         state,
+        sorted(versions),
     )
 
 
@@ -237,10 +253,16 @@ def lent(secret: bytes, oid: int, entry: Entry) -> Entry:
 
 def segments_of(oid: int, entries: Sequence[Entry]) -> Iterator[bytes]:
     """Entries as segments of an object."""
-    for begin in range(0, len(entries), _SEGMENT):
-        yield codec.write_chunk(
-            codec.frame(oid, codec.encode_entry(entry)) for entry in entries[begin:][:_SEGMENT]
-        )
+    for begin in range(0, len(entries), SEGMENT):
+        piece = entries[begin : begin + SEGMENT]
+        yield codec.write_chunk(codec.frame(oid, codec.encode_entry(one)) for one in piece)
+
+
+def first_of(segment: bytes, place: str) -> Entry:
+    """The first turn of a segment. Raises JournalCorrupt for one without any."""
+    for _, entry in codec.read_entries(segment, place):
+        return entry
+    raise codec.corrupt(place, "it is empty")
 
 
 async def _blobs(record: HostRecord, names: set[str]) -> dict[str, bytes]:
@@ -268,7 +290,7 @@ async def export(host: Host, addresses: Iterable[str]) -> AsyncIterator[bytes]:
     known: set[str] = set()
     for address in addresses:
         one = await extract(await record_of(host, address))
-        for version in sorted({entry.version for entry in one.entries()} | {host.version}):
+        for version in sorted({*one.versions, host.version}):
             bundle = None if version in known else await host.store.get_version(version)
             known.add(version)
             if bundle is not None:
@@ -292,7 +314,9 @@ class ExtractRecord:
         self.kept = self.last = one.last
         self.extract = one
         self._surroundings = surroundings
-        self._entries = {entry.seq: entry for entry in one.entries()}
+        place = f"export of {one.address}"
+        self._firsts = [first_of(body, place).seq for body in one.segments]
+        self._read: dict[int, list[Entry]] = {}
         self._snapshots: dict[int, bytes] = {}
 
     def machine(self, surroundings: Surroundings | None = None) -> Machine:
@@ -312,19 +336,31 @@ class ExtractRecord:
 
     async def pages(self, after: int, upto: int) -> AsyncIterator[list[Entry]]:
         """From the file."""
-        for begin in range(after + 1, upto + 1, PAGE):
-            wanted = range(begin, min(begin + PAGE, upto + 1))
-            missing = next((seq for seq in wanted if seq not in self._entries), None)
-            if missing is not None:
-                raise UnknownTurn(f"turn {missing} of {self.extract.address} is not in the file")
-            yield [self._entries[seq] for seq in wanted]
+        while after < upto:
+            segment = self._segment(after + 1)
+            page = [entry for entry in segment if after < entry.seq <= min(upto, after + PAGE)]
+            if not page or page[0].seq != after + 1:
+                raise UnknownTurn(f"turn {after + 1} of {self.extract.address} is not in the file")
+            after = page[-1].seq
+            yield page
 
     async def probe(self, seq: int) -> Entry | None:
         """From the file."""
-        found = self._entries.get(seq)
-        if found is not None or seq > self.last:
-            return found
-        return self._entries[min(self._entries)] if self._entries else None
+        if seq > self.last or not self._firsts:
+            return None
+        segment = self._segment(max(seq, self._firsts[0]))
+        return next((entry for entry in segment if entry.seq >= seq), None)
+
+    def _segment(self, seq: int) -> list[Entry]:
+        """The turns of the segment that holds one, read when they are wanted first."""
+        n = bisect.bisect_right(self._firsts, seq) - 1
+        if n < 0:
+            return []
+        if n not in self._read:
+            place = f"export of {self.extract.address}, segment {n}"
+            found = codec.read_entries(self.extract.segments[n], place)
+            self._read[n] = [entry for _, entry in found]
+        return self._read[n]
 
     async def keep(self, snapshots: Sequence[tuple[int, bytes]]) -> None:
         """For as long as this is there."""

@@ -79,9 +79,9 @@ async def read_directory(directory: Path, address: str) -> Export:
     finally:
         await store.close()
     first = turns[0].seq if turns else last + 1
-    one = Extract(
-        kind, key, last, first, list(segments_of(oid, turns)), seq, snapshot, blobs
-    )
+    copied = list(segments_of(oid, turns))
+    used = sorted({entry.version for entry in turns})
+    one = Extract(kind, key, last, first, copied, seq, snapshot, blobs, None, used)
     now = RealClock().now_ns()
     head = Head("", platform.python_version(), now, layout.hash_seed)
     return Export(head, versions, [one])
@@ -97,7 +97,7 @@ def record_from(
     surroundings = Surroundings(b"", asyncio.get_running_loop())
     surroundings.blob = lambda _, name: codec.read_blob(one.blobs[name], f"blob {name}")
     if classes is None:
-        version = next((entry.version for entry in reversed(list(one.entries()))), "")
+        version = _newest_version(one)
         classes = _classes_of(export, version)
     kinds = Kinds({kind_of(cls).name: kind_of(cls) for cls in classes})
     for kind in kinds.values():
@@ -110,6 +110,14 @@ def record_from(
         store._versions.update(export.versions)
         surroundings.versions = Versions(store, live)
     return ExtractRecord(one, _kind(kinds, one.kind), surroundings)
+
+
+def _newest_version(one: Extract) -> str:
+    """The version that the last turn ran in."""
+    version = ""
+    for _, entry in codec.read_entries(one.segments[-1], "the last turns") if one.segments else ():
+        version = entry.version
+    return version
 
 
 def _kind(kinds: Kinds, name: str) -> Kind:

@@ -8,6 +8,7 @@ Calls that come in meanwhile wait, and find the object as it is then.
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ from perdure.past.extract import (
     ExtractRecord,
     calls_without_answer,
     extract,
+    first_of,
     segments_of,
 )
 from perdure.past.looking import turn_at
@@ -179,15 +181,20 @@ async def _slice(host: Host, one: Extract, kind: Kind, key: str, oid: int) -> Ch
         wake_at, version = machine.wake_at(), machine.kind.version
     finally:
         machine.discard()
-    entries = [*one.entries(), entry]
+    created = entry.time
+    if one.segments:
+        created = first_of(one.segments[0], f"the past of {one.address}").time
     plain = snapshot is not None and (quiescent or one.first > 1)
     row = ObjectRow(
         oid, kind.name, key, entry.seq if plain else 0, entry.seq, wake_at,
-        "" if alive else "deleted", "", entries[0].time, entry.time, version,
+        "" if alive else "deleted", "", created, entry.time, version,
         snapshot if plain else None, connections,
     )  # fmt: skip
     cache = [Suspended(oid, entry.seq, snapshot)] if snapshot is not None and not plain else []
-    segments = list(_segments(oid, entries))
+    segments = await _segments(oid, one)
+    segments.append(
+        Segment(oid, entry.seq, entry.seq, next(segments_of(oid, [entry])))
+    )
     return Checkpoint(
         host.log.part,
         host.log.epoch,
@@ -201,11 +208,18 @@ async def _slice(host: Host, one: Extract, kind: Kind, key: str, oid: int) -> Ch
     )
 
 
-def _segments(oid: int, entries: list[Entry]) -> list[Segment]:
+async def _segments(oid: int, one: Extract) -> list[Segment]:
+    """The turns of the origin as segments of its copy."""
     found: list[Segment] = []
-    for body in segments_of(oid, entries):
-        seqs = [entry.seq for _, entry in codec.read_entries(body, "a copy")]
-        found.append(Segment(oid, seqs[0], seqs[-1], body))
+    first = one.first
+    for n, body in enumerate(one.segments):
+        place = f"the past of {one.address}, segment {n}"
+        frames = [codec.frame(oid, bytes(entry)) for _, entry in codec.read_chunk(body, place)]
+        found.append(Segment(oid, first, first + len(frames) - 1, codec.write_chunk(frames)))
+        first += len(frames)
+        await asyncio.sleep(0)
+    if first != one.last + 1:
+        raise codec.corrupt(f"the past of {one.address}", f"turn {first} is missing")
     return found
 
 

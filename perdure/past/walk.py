@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from perdure.journal.entry import Entry
     from perdure.past.record import Record
 
-SPACING = 2_000
+SPACING = 1_000
 """Turns between two snapshots of a walk, where the object is small."""
 KEPT_BYTES_MAX = 32 * 1024 * 1024
 KEPT_MAX = 500
