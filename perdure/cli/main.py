@@ -35,6 +35,7 @@ _COMMANDS: dict[str, tuple[str, str]] = {
     "connect": ("perdure.cli.sockets:connect", "Talk to an object over a socket."),
     "tail": ("perdure.cli.sockets:tail", "Print what an object sends to its connections."),
     "replay": ("perdure.cli.replay:replay", "Run an object's past again, with a debugger."),
+    "what-if": ("perdure.cli.past:what_if", "What if one call had been another?"),
     "fork": ("perdure.cli.forks:fork", "Make a new object with another one's past."),
     "release": ("perdure.cli.forks:release", "Let a fork or an import reach the outside."),
     "export": ("perdure.cli.forks:export", "Write an object into a file."),

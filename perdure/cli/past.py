@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from perdure.cli.client import Server, object_path, remote
-from perdure.cli.output import examples, print_json, show_time
+from perdure.cli.output import WrongUse, examples, print_json, shorten, show_time
 
 # The first look at a long past runs its turns again.
 _LOOK_S = 300.0
@@ -118,3 +118,69 @@ def _value(value: Any) -> str:
     if len(text) <= 100:
         return text
     return json.dumps(value, ensure_ascii=False, indent=2).replace("\n", "\n  ")
+
+
+@click.command(
+    "what-if",
+    epilog=examples(
+        """perdure what-if Order/42 --at 17 --with '{"cents": 500}'""",
+        "perdure what-if Order/42 --at 17 --without",
+    ),
+)
+@click.argument("address")
+@click.option("--at", metavar="SEQ", type=click.IntRange(1), required=True, help="The call's turn.")
+@click.option("--with", "arguments", metavar="JSON", help="The arguments it comes with instead.")
+@click.option("--handler", help="The handler that is called instead.")
+@click.option("--without", is_flag=True, help="Leave the call out.")
+@remote
+def what_if(
+    address: str,
+    at: int,
+    arguments: str | None,
+    handler: str | None,
+    without: bool,
+    url: str,
+    token: str | None,
+    as_json: bool,
+) -> None:
+    """Show what would have become of an object if one call had been another.
+
+    The rest of its past is run again on a copy, as far as it still fits. Nothing outside happens.
+    """
+    if without == (arguments is not None or handler is not None):
+        raise WrongUse("say what the call is instead: --with JSON, --handler NAME, or --without")
+    asked: dict[str, Any] = {"at": at, "handler": handler}
+    if arguments is not None:
+        try:
+            asked["arguments"] = json.loads(arguments)
+        except ValueError as error:
+            raise WrongUse(f"--with is no JSON: {error}") from None
+    path = f"/_perdure/objects/{object_path(address)}/what-if"
+    body = json.dumps(asked).encode()
+    found = Server(url, token).request("POST", path, body=body, timeout_s=_LOOK_S).json()
+    if as_json:
+        print_json(found)
+    else:
+        _tell_story(found)
+
+
+def _tell_story(found: dict[str, Any]) -> None:
+    what = f"with {found['call']}" if found["call"] else "without its call"
+    click.echo(f"{click.style(found['address'], bold=True)}  turn {found['at']} {what}")
+    for turn in found["changed"]:
+        click.echo(f"{turn['seq']:>6}  {turn['kind']} {shorten(turn['input'], 80)}")
+        click.echo(f"        was: {shorten(turn['expected'], 100) or 'nothing'}")
+        click.echo(f"        now: {shorten(turn['found'], 100) or 'nothing'}")
+    for turn in found["left_out"]:
+        click.echo(
+            click.style(
+                f"{turn['seq']:>6}  {turn['kind']} {shorten(turn['input'], 60)}  left out: "
+                f"{turn['why']}",
+                dim=True,
+            )
+        )
+    for name in found["waiting"]:
+        click.echo(f"  waits for {name}, which has no answer in the past")
+    click.echo("the state at the end, and what it would be:" if found["changes"] else
+               "the state at the end is the same")  # fmt: skip
+    print_changes(found["changes"])

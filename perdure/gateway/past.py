@@ -8,6 +8,7 @@
     GET     export                               a file (past/extract.py)
     POST    fork       {"key": …, "at": …, "live": false}
     POST    release
+    POST    what-if    {"at": …, "arguments": …, "handler": …}; with neither, without the call
 
 and, since a file may be larger than a request, in two steps:
 
@@ -30,6 +31,7 @@ from perdure.past import extract, history, looking, planting
 from perdure.past.history import read_filter
 from perdure.past.moment import Moment, read_moment
 from perdure.past.record import Record, record_of
+from perdure.past.what_if import what_if
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -68,7 +70,7 @@ class PastOf:
         }
         if what in looks:
             return {b"GET": looks[what]}
-        deeds = {"fork": self._fork, "release": self._release}
+        deeds = {"fork": self._fork, "release": self._release, "what-if": self._what_if}
         return {b"POST": deeds[what]} if what in deeds else {}
 
     async def _history(self) -> Reply:
@@ -117,6 +119,13 @@ class PastOf:
         made = await planting.fork(self._host, self._address, asked.key, at, live=asked.live)
         return json_reply(made)
 
+    async def _what_if(self) -> Reply:
+        asked = _decode(self._body, _WhatIf)
+        # As they came: numbers and text go to the handler as to any call.
+        body = None if bytes(asked.arguments) == b"null" else bytes(asked.arguments)
+        found = await what_if(await self._record(), asked.at, body, asked.handler)
+        return json_reply(found)
+
     async def _release(self) -> Reply:
         await planting.release(self._host, self._address)
         return nothing()
@@ -136,6 +145,12 @@ class _Fork(msgspec.Struct, forbid_unknown_fields=True):
     key: str
     at: int | str | None = None
     live: bool = False
+
+
+class _WhatIf(msgspec.Struct, forbid_unknown_fields=True):
+    at: int
+    arguments: msgspec.Raw = msgspec.Raw(b"null")
+    handler: str | None = None
 
 
 def _decode(body: bytes, kind: type[T]) -> T:

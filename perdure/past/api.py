@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Iterable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
+
 from perdure import ref as refs
 from perdure.errors import SideEffectError
 from perdure.inside import inside
@@ -15,6 +17,7 @@ from perdure.past.extract import export
 from perdure.past.history import Filter
 from perdure.past.moment import Moment, read_moment
 from perdure.past.record import HostRecord, record_of
+from perdure.past.what_if import what_if
 from perdure.ref import Ref, parse_address
 
 if TYPE_CHECKING:
@@ -92,6 +95,19 @@ class Past:
         """What was raised in turn `at`, or in each turn behind `after` in which a call failed,
         with traceback and the locals of each frame."""
         return await looking.errors(await self._record(), at, after, limit)
+
+    async def what_if(
+        self, at: int, arguments: dict[str, Any] | list[Any] | None, handler: str | None = None
+    ) -> dict[str, Any]:
+        """What would have come of it if the call of turn `at` had come with other arguments, or to
+        another handler, or (with neither) not at all.
+
+        The rest of the past is given to a copy as far as it still fits. Tells `changed` (turns
+        that ask for something else), `left_out` (turns that do not fit), `waiting` (what has no
+        answer in the past), `state` and `changes`, which are what differs from what is.
+        """
+        body = msgspec.json.encode(arguments) if arguments is not None else None
+        return await what_if(await self._record(), at, body, handler)
 
     async def fork(self, key: str, at: When | None = None, *, live: bool = False) -> Ref:
         """A new object of the same class, with this past up to a moment (None: now).

@@ -60,6 +60,14 @@ def test_look_into_the_past(shell: Any) -> None:
     calls = shell.json(server, "history", "Cart/c", "--calls", "--since", "1h")
     assert [call["status"] for call in calls] == ["done"] * 5 + ["failed"]
 
+    asked = ("what-if", "Cart/c", "--at", "6")
+    text = shell.run(*asked, "--with", '{"i": 1, "price": 20}', "--url", server.url).stdout
+    assert "was: failure" in text
+    assert text.endswith("items[1].price: 50 -> 20\n")
+    text = shell.run(*asked, "--without", "--url", server.url).stdout
+    assert text.endswith("items[1].price: 50 -> 10\n")
+    assert shell.run(*asked, "--url", server.url).returncode == 2
+
     never = shell.run("state", "Cart/c", "--at", "77", "--url", server.url)
     assert never.returncode == 1
     assert "Cart/c has no turn 77" in never.stderr

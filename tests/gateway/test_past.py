@@ -143,3 +143,16 @@ async def test_fork_release_export_and_import_over_http() -> None:
         assert made["address"] == "Tally/a%2Fb"
         bad = await ask(gateway, "POST import?as=h", body=file[:-9])
         assert bad.json()["code"] == "journal-corrupt"
+
+
+async def test_what_if_over_http() -> None:
+    async with tallies() as (_, gateway):
+        post = PLACE.replace("GET", "POST")
+        body = b'{"at": 1, "arguments": {"n": 8}}'
+        found = (await ask(gateway, f"{post}/what-if", body=body)).json()
+        assert [change["text"] for change in found["changes"]] == ["marks[0]: 3 -> 8"]
+        found = (await ask(gateway, f"{post}/what-if", body=b'{"at": 1}')).json()
+        assert found["state"] == {"marks": [5]}
+        assert found["call"] is None
+        bad = await ask(gateway, f"{post}/what-if", body=b'{"at": 1, "arguments": 7}')
+        assert code(bad) == "invalid-arguments"
