@@ -69,6 +69,7 @@ class Running(within.Attempt):
         "index",
         "oid",
         "phase",
+        "recorded",
         "since_ns",
         "task",
         "unwritten",
@@ -88,6 +89,8 @@ class Running(within.Attempt):
         self.begin: asyncio.Future[None] | None = None
         """Done when it is on disk that a step that must not be repeated may have begun."""
         self.done: StepDone | None = None
+        self.recorded = False
+        """Its end is in an entry, which may still be on its way to the disk."""
         self.index = len(stream.items) if stream is not None else 0
         """Of the next item."""
         self.unwritten: deque[tuple[StepItem, int]] | None = None
@@ -103,6 +106,7 @@ class Running(within.Attempt):
 
     def release(self, error: PerdureError | None) -> None:
         """The entry with its end is on disk (this is an Output); else it is offered again."""
+        self.recorded = False
         if error is None:
             self.effects.forget(self)
 
@@ -212,7 +216,10 @@ class Effects:
         if not isinstance(event, StepBegun) and event.blob:
             self._host.log.blobs.setdefault(oid, {})[event.blob] = seq
         attempt = self._attempts.get((oid, event.number))
-        if attempt is None or type(event) is StepDone:
+        if attempt is None:
+            return None
+        if type(event) is StepDone:
+            attempt.recorded = True
             return attempt
         if type(event) is StepBegun:
             return _Begin(attempt)
@@ -222,12 +229,15 @@ class Effects:
     def wanted(self, machine: Machine, event: StepDone | StepBegun | StepItem) -> bool:
         """Whether the object still has to take an event of a step: it may be offered twice, and
         after a commit that failed the end comes by before the items that were lost with it."""
+        attempt = self._attempts.get((machine.oid, event.number))
         if not awaited(machine, event):
+            if attempt is not None and attempt.done is event and not attempt.recorded:
+                # The object has lost interest without a word, as one does that could not be made.
+                self.forget(attempt)
             return False
         if type(event) is not StepDone:
             return True
         stream_ = machine.steps[event.number].stream  # type: ignore[index]
-        attempt = self._attempts.get((machine.oid, event.number))
         return stream_ is None or attempt is None or attempt.index == len(stream_.items)
 
     def turned(self, oid: int) -> None:

@@ -350,6 +350,23 @@ def test_back_off_is_bounded() -> None:
     assert Retry(attempts=10_000).delay_s(9_999, 0.0) == 60.0
 
 
+class Unmade(Object):
+    async def on_create(self) -> None:
+        asyncio.create_task(charge("visa", 1))  # noqa: RUF006
+        await asyncio.sleep(0.1)
+        raise Declined("not made")
+
+    async def run(self) -> None: ...
+
+
+async def test_a_step_of_an_object_that_could_not_be_made_is_forgotten() -> None:
+    async with Stage(Unmade) as stage:
+        with pytest.raises(Declined):
+            await Unmade.at("1").run()
+        await asyncio.sleep(5)
+        assert stage.host.effects.running == 0
+
+
 async def test_long_arguments_are_not_kept_in_the_journal() -> None:
     async with Stage(Big) as stage:
         await send(Big.at("1").run, 100_000)
