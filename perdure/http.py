@@ -469,7 +469,8 @@ def _value(answer: httpx.Response, body: bytes) -> Response:
 
 def _plain(error: httpx.RequestError, method: str, url: str) -> httpx.RequestError:
     """The same error as a value: without its request, and with what was asked in its text."""
-    text = str(error) or "no answer in time"
+    late = isinstance(error, httpx.TimeoutException)
+    text = str(error) or ("no answer in time" if late else "the connection was lost")
     return type(error)(f"{text} ({method} {url})")
 
 

@@ -43,3 +43,5 @@ def set_up_logs(*, dev: bool) -> None:
         )
     )
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    # It tells of each request; whoever wants that raises the level again in the app.
+    logging.getLogger("httpx").setLevel(logging.WARNING)

@@ -30,7 +30,7 @@ class Ledger:
     """The process outside."""
 
     def __init__(self, seed: int) -> None:
-        command = [sys.executable, str(Path(__file__).with_name("ledger.py")), str(seed)]
+        command = [sys.executable, str(Path(__file__).with_name("bookkeeper.py")), str(seed)]
         self.process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self.process.stdout is not None
         self.port = int(self.process.stdout.readline())

@@ -10,6 +10,8 @@ from http.client import HTTPConnection
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
+
 from perdure import Limit, Object, OutcomeUnknown, Retry, heartbeat, http, step, step_id, step_items
 
 LEDGER = os.environ["LEDGER"]
@@ -56,7 +58,8 @@ class Order(Object):
         paid = await charge(self.key, cents)
         try:
             self.launched = await launch(self.key)
-        except OutcomeUnknown:
+        except (OutcomeUnknown, httpx.TransportError):
+            # The process died, or the line to the world: nobody knows, and it is not tried again.
             self.launched = "unknown"
         async for event in http.events("GET", f"{LEDGER}/events/{self.key}", retry=RETRY):
             self.parts.append(event.data)
