@@ -60,9 +60,11 @@ class AsgiSession(Session):
         self._put_message(opcode, body)
 
     def send(self, frame: Frame) -> None:
-        self._put_message(opcode_of(frame), with_header(frame) if self.resumable else frame.body)
         if self._queued > self.gateway.settings.socket_queue_bytes and not self._catching:
+            # One message may be larger than the bound; it is the next one that is too many.
             asyncio.get_running_loop().call_soon(self.too_slow)
+            return
+        self._put_message(opcode_of(frame), with_header(frame) if self.resumable else frame.body)
 
     def end(self, code: int, reason: str) -> None:
         self._put({"type": "websocket.close", "code": code, "reason": reason}, 0)

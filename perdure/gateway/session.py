@@ -204,11 +204,11 @@ class Session:
             return
         if frame.index < 0 and self._catching:
             return
+        if self._held_bytes > self.gateway.settings.socket_queue_bytes:
+            asyncio.get_running_loop().call_soon(self.too_slow)
+            return
         self._held.append(frame)
         self._held_bytes += len(frame.body)
-        if self._held_bytes > self.gateway.settings.socket_queue_bytes:
-            self._held_bytes = 0
-            asyncio.get_running_loop().call_soon(self.too_slow)
 
     def acknowledge(self, number: int) -> None:
         """The client's messages up to that number are on disk. Said once for each loop pass."""
@@ -247,6 +247,7 @@ class Session:
         """Send what was held."""
         self._catching = False
         held, self._held = self._held or (), None
+        self._held_bytes = 0
         for frame in held:
             if self.phase is Phase.OPEN:
                 self.send(frame)

@@ -62,6 +62,7 @@ class WebSocket(Session, asyncio.Protocol):
         "_extensions",
         "_front",
         "_heard",
+        "_is_over",
         "_key",
         "_pinged",
         "_reader",
@@ -96,6 +97,7 @@ class WebSocket(Session, asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._heard = front.now
         self._pinged = False
+        self._is_over = False
         self._closed_since = 0.0
 
     # --- the beginning
@@ -167,13 +169,13 @@ class WebSocket(Session, asyncio.Protocol):
         return False
 
     def pause_writing(self) -> None:
+        # One message may be larger than the bound; it is the next one that is too many.
+        self._is_over = True
         if self._catching:
             self._drained = self._front.loop.create_future()
-        else:
-            # Not from within a write: somebody may be on the way through all sockets.
-            self._front.loop.call_soon(self.too_slow)
 
     def resume_writing(self) -> None:
+        self._is_over = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
 
@@ -199,6 +201,10 @@ class WebSocket(Session, asyncio.Protocol):
         self._transport.write(encode(opcode, body))
 
     def send(self, frame: Frame) -> None:
+        if self._is_over and not self._catching and self._is_full():
+            # Not from within: somebody may be on the way through all sockets.
+            self._front.loop.call_soon(self.too_slow)
+            return
         data = frame.packed.get(self.variant)
         if data is None:
             body = with_header(frame) if self.resumable else frame.body
@@ -208,6 +214,10 @@ class WebSocket(Session, asyncio.Protocol):
                 data = encode(opcode_of(frame), body)
             frame.packed[self.variant] = data
         self._transport.write(data)
+
+    def _is_full(self) -> bool:
+        most = self.gateway.settings.socket_queue_bytes
+        return self._transport.get_write_buffer_size() > most
 
     def end(self, code: int, reason: str) -> None:
         self._transport.write(encode_close(code if code != LOST else NO_CODE, reason))

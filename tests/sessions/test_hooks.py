@@ -500,6 +500,27 @@ async def test_a_client_that_does_not_read_is_closed_with_1013(tmp_path: Path) -
         assert await served.call("/Room/a/left") == [["slow", 1013]]
 
 
+class Large(Object):
+    """Sends more at once than a socket's queue may hold."""
+
+    def on_connect(self, conn: Connection) -> None:
+        conn.send(b"x" * 3_000_000)
+
+    def on_message(self, conn: Connection, text: str) -> None:
+        conn.send(b"y" * 5_000_000)
+
+
+@faces
+async def test_one_message_may_be_larger_than_the_queue(face: Any, tmp_path: Path) -> None:
+    async with (
+        face(tmp_path, Large, socket_queue_bytes=100_000) as served,
+        served.connect("/Large/a", max_size=None, compression=None) as client,
+    ):
+        assert len((await texts(client, 1))[0]) == 3_000_000
+        await client.send("more")
+        assert len((await texts(client, 1))[0]) == 5_000_000
+
+
 async def test_compressed_messages_come_back_as_they_were(tmp_path: Path) -> None:
     async with own_front(tmp_path, Either) as served, served.connect("/Either/a") as client:
         assert "permessage-deflate" in client.response.headers["Sec-WebSocket-Extensions"]
