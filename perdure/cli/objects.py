@@ -111,6 +111,8 @@ def show(address: str, url: str, token: str | None, as_json: bool) -> None:
             continue
         if name == "timers":
             value = [_timer_line(timer) for timer in value]
+        if name == "connections":
+            value = [_connection_line(conn) for conn in value]
         if name == "steps":
             value = [_step_line(step) for step in value]
         if name == "failed_steps":
@@ -132,6 +134,18 @@ def _timer_line(timer: dict[str, Any]) -> str:
         line += f"  ({timer['id']}{', ' + timer['rhythm'] if timer['rhythm'] else ''})"
     if timer.get("error"):
         line += click.style(f"  failed: {timer['error']}", fg="red")
+    return line
+
+
+def _connection_line(conn: dict[str, Any]) -> str:
+    line = f"{conn['id']}  {conn['path']}"
+    if conn["query"]:
+        line += "?" + "&".join(f"{name}={value}" for name, value in conn["query"].items())
+    line += f"  since {show_time(conn['since'])}"
+    if conn["tags"]:
+        line += f"  [{', '.join(conn['tags'])}]"
+    if conn["line"] == "lost":
+        line += click.style("  line lost", fg="yellow")
     return line
 
 

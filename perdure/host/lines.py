@@ -407,6 +407,9 @@ class Lines:
     def loaded(self, activation: Activation) -> None:
         """Connections of an object that came into memory, and have no line, are lost."""
         machine = activation.machine
+        if machine.held is not None:
+            # A fork that is only looked at stays as it was taken.
+            return
         table = self.open.get(machine.oid, {})
         for id_, conn in (machine.connections or {}).items():
             if id_ in table or (machine.oid, id_) in self.awaited:
