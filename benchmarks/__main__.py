@@ -29,6 +29,7 @@ FIGURES = {
     "replay": "replay",
     "past": "past",
     "wake": "wake",
+    "deploy": "deploy",
     "idle": "idle_objects",
     "restart": "restart",
     "step": "steps",
