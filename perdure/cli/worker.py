@@ -128,10 +128,14 @@ class _Worker:
         import uvloop  # noqa: F401
 
         from perdure.cli import banner  # noqa: F401
+        from perdure.object import kind_of
         from perdure.suspend import probe
         from perdure.suspend.bundles import bundle_of
 
         probe.unfit()
+        for cls in self._app.classes:
+            for handler in kind_of(cls).handlers.values():
+                handler.signature.prepare()
         self._bundle = bundle_of(self._app.classes)
         gc.collect()
         gc.freeze()
@@ -242,6 +246,11 @@ class _Worker:
             task.cancel()
         await node.drain()
         self._link.say(Released())
+        if preparing:
+            # Whoever takes over has need of the processor; there is nothing left to tidy up.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         return 0
 
     async def _prepare(self, node: Node) -> None:
