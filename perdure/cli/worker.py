@@ -48,6 +48,10 @@ if TYPE_CHECKING:
 
 _DEV_DRAIN_S = 2.0
 _BEAT_S = 1.0
+_NEEDED_TO_SERVE = (
+    *("uvloop", "perdure.gateway.front", "perdure.gateway.http", "perdure.node"),
+    *("perdure.store.sqlite", "perdure.cli.banner"),
+)
 _LOST = 1
 _LOST_DRAIN_S = 1.0
 # Beyond the drain, when the supervisor is gone and nobody else would end a worker that hangs.
@@ -124,14 +128,14 @@ class _Worker:
     def _warm_up(self) -> None:
         """Do beforehand what would otherwise be done while everybody waits."""
         import gc
+        import importlib
 
-        import uvloop  # noqa: F401
-
-        from perdure.cli import banner  # noqa: F401
         from perdure.object import kind_of
         from perdure.suspend import probe
         from perdure.suspend.bundles import bundle_of
 
+        for name in _NEEDED_TO_SERVE:
+            importlib.import_module(name)
         probe.unfit()
         for cls in self._app.classes:
             for handler in kind_of(cls).handlers.values():
