@@ -383,6 +383,9 @@ class Connection {
     this.token = token;
     this.id = id;
     this.acknowledged(Number(received));
+    if (this.persist) {
+      this.socket.send("stay\n");
+    }
     for (const { number, data } of this.unacknowledged) {
       this.transmit(`m ${number}`, data);
     }

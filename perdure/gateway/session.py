@@ -28,7 +28,8 @@ RESUME_PROTOCOL = "perdure.v1"
 
 _POLICY = 1008
 # Codes by which a client says that it is done; any other end of its line may be an accident.
-_LEAVING = (1000, 1001, NO_CODE)
+_GOING_AWAY = 1001
+_LEAVING = (1000, _GOING_AWAY, NO_CODE)
 # Headers may add so much to a message.
 HEADER_BYTES_MAX = 64
 # Messages of one client on their way to the disk, before it is not read from for a moment.
@@ -58,6 +59,7 @@ class Session:
         "_held_bytes",
         "_lines",
         "_second",
+        "_stays",
         "_unsettled",
         "from_seq",
         "gateway",
@@ -93,6 +95,8 @@ class Session:
         self._ack_due = False
         self._unsettled = 0
         self._second = 0
+        self._stays = False
+        """Its client may come back after it has gone away: a page that is loaded again."""
         self._count = 0
 
     # --- what a face does
@@ -192,6 +196,8 @@ class Session:
             self._lines.pass_on(self, payload, text, 0, only=True)
         elif words[0] == b"ping":
             self.write(TEXT, b"pong" + head[4:256] + b"\n")
+        elif words[0] == b"stay":
+            self._stays = True
         elif words[0] != b"ack":
             self.fail(PROTOCOL, "this header is not known")
 
@@ -288,7 +294,8 @@ class Session:
     def left(self, code: int, reason: str) -> None:
         """The client has sent a close frame, and is not sent anything more."""
         self.phase = Phase.CLOSING
-        self._lines.lost(self, code, reason, final=code in _LEAVING or code in (PROTOCOL, INVALID))
+        leaving = code in _LEAVING and not (code == _GOING_AWAY and self._stays)
+        self._lines.lost(self, code, reason, final=leaving or code in (PROTOCOL, INVALID))
 
     def gone(self, code: int, reason: str) -> None:
         """The line is not there any more."""
