@@ -316,7 +316,6 @@ MADE: dict[str, Any] = {
     "local class": lambda: type("Local", (), {})(),
     "matches": lambda: re.finditer("a", "aa"),
     "deque iterator": lambda: iter(collections.deque([1])),
-    "item on its way": lambda: _numbers().asend(1),
     "function of no module": lambda: types.FunctionType(_numbers.__code__, {}),
     "queue of threads": queue.Queue,
     "future of threads": concurrent.futures.Future,
