@@ -38,6 +38,7 @@ FIGURES = {
     "suspended": "suspended",
     "sessions": "sessions",
     "gateway": "front",
+    "kit": "kit",
     "values": "serde",
     "slot": "turn_slot",
 }

@@ -304,7 +304,7 @@ class Machine(Connecting):
             return False
         self.creating = True
         self.remember(task)
-        task.add_done_callback(self._created)
+        task.add_done_callback(self._created, context=task.context)
         return True
 
     def _created(self, task: asyncio.Future[Any]) -> None:
@@ -366,7 +366,7 @@ class Machine(Connecting):
         if not self.kind.reentrant:
             self.holder = event
         self.remember(task)
-        task.add_done_callback(self._ended)
+        task.add_done_callback(self._ended, context=task.context)
 
     def _end_call(self, event: Call, task: Task, *, undo: bool) -> None:
         try:

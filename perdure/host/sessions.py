@@ -273,7 +273,7 @@ def _start(machine: Machine, call: Call, hook: Hook, args: tuple[Any, ...]) -> b
     if not machine.kind.reentrant:
         machine.holder = call
     machine.remember(task)
-    task.add_done_callback(machine._ended)
+    task.add_done_callback(machine._ended, context=task.context)
     return False
 
 

@@ -14,6 +14,7 @@ import pytest
 
 import perdure
 from perdure import App, HandlerError, Object, Retry, UnknownKind, query, step, step_id
+from perdure.suspend import probe
 from perdure.testing import World, run
 
 DAY = timedelta(days=1)
@@ -266,6 +267,16 @@ async def test_objects_hibernate_and_wake(world: World) -> None:
     assert "checkpoint" in world.operations
     await world.advance(timedelta(days=30))
     assert [len(await order.messages()) for order in orders] == [2, 2, 2]
+
+
+async def test_code_that_waits_is_kept_as_bytes(world: World) -> None:
+    order = world.at(Order, "1")
+    await perdure.send(order.run, [])
+    await world.hibernate(order)
+    shown = await world.show(order)
+    if not probe.unfit():
+        assert shown["rebuild"]["why"] is None
+        assert shown["rebuild"]["snapshot_seq"] == shown["seq"] > 1
 
 
 async def test_an_object_with_a_step_under_way_cannot_hibernate(world: World) -> None:
