@@ -10,6 +10,7 @@ Calls that failed are noted when they do, some for each object, and stay for `ca
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
@@ -216,7 +217,7 @@ class Register:
         # What is told must not be taken back by a crash.
         lsn = host.log.appended_lsn
         found: dict[str, CallRow] = {}
-        for row in self._known():
+        for row in (*self._running(wanted, after, limit), *self._noted()):
             if _fits(row, wanted) and (after is None or (row.since, row.id) < after):
                 found[row.mark] = row
         position = after
@@ -234,11 +235,34 @@ class Register:
         newest = sorted(found.values(), key=lambda row: (row.since, row.id), reverse=True)
         return newest[:limit]
 
-    def _known(self) -> Iterable[CallRow]:
+    def _running(
+        self, wanted: CallFilter, after: tuple[int, str] | None, limit: int
+    ) -> Sequence[CallRow]:
+        """The newest open calls of objects in memory. Rows are made of those alone that may be
+        wanted: there may be a hundred thousand."""
+        found: list[tuple[int, str, Machine, Call, str]] = []
         for activation in self._host.live():
             machine = activation.machine
-            if activation.state is State.ACTIVE and (machine.running or machine.queue):
-                yield from open_calls(machine)
+            if (
+                (machine.running is None and machine.queue is None)
+                or activation.state is not State.ACTIVE
+                or (wanted.kind is not None and wanted.kind != machine.kind.name)
+                or (wanted.oid is not None and wanted.oid != machine.oid)
+            ):
+                continue
+            for since, call, status in _under_way(machine):
+                if (
+                    since >= wanted.since
+                    and (after is None or (since, call.id) < after)
+                    and (wanted.statuses is None or status in wanted.statuses)
+                    and (not wanted.late or 0 < call.deadline < wanted.late)
+                    and not wanted.unheard
+                ):
+                    found.append((since, call.id, machine, call, status))
+        newest = heapq.nlargest(limit, found, key=lambda one: one[:2])
+        return [_row(machine, call, status, since) for since, _, machine, call, status in newest]
+
+    def _noted(self) -> Iterable[CallRow]:
         for rows in self._asleep.values():
             yield from rows
         for noted in self._failed.values():
@@ -256,19 +280,23 @@ class Register:
 def open_calls(machine: Machine, words: dict[str, str] | None = None) -> list[CallRow]:
     """The calls of an object that have not ended."""
     words = words or {}
-    rows = [
-        _row(machine, running.event, RUNNING, running.since)._replace(
-            waiting=words.get(running.event.id, "")
-        )
-        for running in (machine.running or {}).values()
+    return [
+        _row(machine, call, status, since)._replace(waiting=words.get(call.id, ""))
+        for since, call, status in _under_way(machine)
     ]
+
+
+def _under_way(machine: Machine) -> Iterable[tuple[int, Call, str]]:
+    """(since, the call, its status)."""
+    for running in (machine.running or {}).values():
+        yield running.since, running.event, RUNNING
     if machine.queue:
         # When it came is not kept: it waits at least as long as who runs before it was awaited.
         holder = machine.holder.id if machine.holder is not None else ""
         first = (machine.running or {}).get(holder)
         since = first.since if first is not None else machine.now_ns
-        rows += [_row(machine, call, QUEUED, since) for call in machine.queue]
-    return rows
+        for call in machine.queue:
+            yield since, call, QUEUED
 
 
 def _row(machine: Machine, event: Call, status: str, since: int) -> CallRow:
