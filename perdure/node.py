@@ -295,4 +295,12 @@ def _kinds(classes: Sequence[type[Object]]) -> dict[str, Kind]:
                 f"two classes are named {kind.name}: {kinds[kind.name].cls!r} and {cls!r}",
                 hint=f"Give one another name: class {cls.__name__}(Object, name='…').",
             )
+    for kind in kinds.values():
+        for alias in kind.aliases:
+            if alias in kinds and alias != kind.name:
+                raise BadApp(
+                    f"{alias} is a former name of {kind.name}, and the name of another class: "
+                    f"{kinds[alias].cls!r}",
+                    hint="Both would mean the same objects. Serve one of them.",
+                )
     return kinds

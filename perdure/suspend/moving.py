@@ -73,7 +73,7 @@ class Move:
                 here = now.get(cls.__perdure_name__, "")
                 if here:
                     module_now, _, path_now = here.partition(":")
-                    return module_now, path_now + qualname[len(path) :]
+                    return _where(cls, qualname[len(path) :], module_now, path_now)
         return name, qualname
 
     def _version(self, module: str) -> str:
@@ -142,6 +142,17 @@ def _step_at_load(name: str) -> str:
 
 
 steps.name_at_load = _step_at_load
+
+
+def _where(cls: type, rest: str, module: str, path: str) -> tuple[str, str]:
+    """Where the method `.name`, and what is made in it, stands: perhaps in a base of the class."""
+    name, _, inner = rest.removeprefix(".").partition(".")
+    found = inspect.getattr_static(cls, name, None) if name else None
+    function = getattr(found, "__func__", found)
+    if isinstance(function, types.FunctionType):
+        own = plain(function.__module__), function.__qualname__
+        return own[0], f"{own[1]}.{inner}" if inner else own[1]
+    return module, path + rest
 
 
 # --- chains of awaits
