@@ -380,7 +380,8 @@ def kind_of(cls: type[Object]) -> Kind:
     return kind
 
 
-_NOT_HANDLERS = frozenset(name for name in dir(Object)) | {"authorize"}
+_NOT_HANDLERS = frozenset(name for name in dir(Object) if name != "find") | {"authorize"}
+# A class may well have a handler that finds something; then it is not found by its attributes.
 _IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), frozenset, type, FunctionType)
 
 
