@@ -1,6 +1,7 @@
 """The testing kit: years of virtual time, and a crash at each operation of the store.
 
-A daily round: it wakes, runs a step, and sleeps; the wall-clock time of a year of it. The same with each object rebuilt before each turn; and the time of one run of a sweep.
+A daily round: it wakes, runs a step, and sleeps; the wall-clock time of a year of it. The same with
+each object rebuilt before each turn; and the time of one run of a sweep.
 """
 
 from __future__ import annotations

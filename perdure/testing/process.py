@@ -71,8 +71,8 @@ class Process:
         self._life: Life | None = None
         self._change: asyncio.Task[None] | None = None
         """The last start or deploy."""
-        self._connections: set[asyncio.Future[Any]] = set()
-        """Whoever waits for this process; told when it ends."""
+        self._connections: dict[asyncio.Future[Any], None] = {}
+        """Whoever waits for this process; told when it ends, in the order in which they came."""
         self._over = False
         self._version = ""
         disk.on_crash = self._fell
@@ -256,16 +256,16 @@ class Process:
 
 class _Connected:
     def __init__(
-        self, connections: set[asyncio.Future[Any]], connection: asyncio.Future[Any]
+        self, connections: dict[asyncio.Future[Any], None], connection: asyncio.Future[Any]
     ) -> None:
         self._connections = connections
         self._connection = connection
 
     def __enter__(self) -> None:
-        self._connections.add(self._connection)
+        self._connections[self._connection] = None
 
     def __exit__(self, *exc: object) -> None:
-        self._connections.discard(self._connection)
+        self._connections.pop(self._connection, None)
 
 
 def _clear_away(node: Node, life: Life) -> None:
