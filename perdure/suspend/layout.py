@@ -267,8 +267,9 @@ def read(frame: Any) -> State:
     flags = 0
     if type(frame) is types.AsyncGeneratorType:
         flags = raw.hooks_inited | raw.closed << 1 | raw.running_async << 2
-    offset = raw.frame.return_offset if _HAS_RETURN_OFFSET else 0
-    return State(state, at, offset, flags, nulls, values)
+    # `return_offset` says where a call goes on that returns into this frame. A suspended frame is in
+    # no call, and each call writes it anew: what is left in it has no meaning.
+    return State(state, at, 0, flags, nulls, values)
 
 
 def write(frame: Any, state: State, finalizer: Any = None) -> None:
