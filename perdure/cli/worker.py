@@ -48,6 +48,7 @@ if TYPE_CHECKING:
 
 _DEV_DRAIN_S = 2.0
 _BEAT_S = 1.0
+_SAMPLE_AFTER_S = 1.0
 _NEEDED_TO_SERVE = (
     *("uvloop", "perdure.gateway.front", "perdure.gateway.http", "perdure.node"),
     *("perdure.store.sqlite", "perdure.cli.banner"),
@@ -235,6 +236,7 @@ class _Worker:
         )
         self._link.say(self._ready(node))
         _beat(loop, slot)
+        sampling = loop.create_task(_sample(node))
         await stop.wait()
         if lost:
             # Memory may be ahead of what is on disk, so nothing of it may be kept: the next
@@ -246,7 +248,7 @@ class _Worker:
         if preparing:
             front.pass_on = self._link.pass_on
         await front.drain(min(drain_s, _DEV_DRAIN_S) if self._orders.dev else drain_s)
-        for task in preparing:
+        for task in (sampling, *preparing):
             task.cancel()
         await node.drain()
         self._link.say(Released())
@@ -286,6 +288,18 @@ class _Worker:
         time.sleep(self._settings.drain_timeout + _ORPHAN_GRACE_S)
         faulthandler.dump_traceback(all_threads=False)
         os._exit(1)
+
+
+async def _sample(node: Node) -> None:
+    """Warn if objects would not go over to this code."""
+    from perdure.sight.sample import try_sample
+
+    # What waited for the start has precedence.
+    await asyncio.sleep(_SAMPLE_AFTER_S)
+    try:
+        await try_sample(node.host)
+    except OperatorError as error:
+        click.echo(f"perdure: the objects that are there could not be tried: {error}", err=True)
 
 
 class _Adopting:

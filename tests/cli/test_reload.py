@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import random
 import signal
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -118,4 +122,49 @@ def test_a_file_is_edited_while_handlers_sleep(shell: Any) -> None:
         time.sleep(0.1)
     # What has changed went on as it was, and what has not found the new function.
     assert sorted(log) == ["begun by one", "ended by one", "two"]
+    assert server.stop() == 0
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a supervisor has started."""
+    text = Path(f"/proc/{pid}/task/{pid}/children").read_text()
+    return [int(one) for one in text.split()]
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="it needs Linux's /proc")
+def test_waits_come_to_their_end_once_over_deploys_that_are_killed(shell: Any) -> None:
+    shell.write("trip.py", code("0"))
+    server = shell.serve("serve", "trip.py")
+    chance = random.Random(7)
+    count = 60
+    with httpx.Client(base_url=server.url) as client:
+        for number in range(count):
+            asked = client.post(
+                f"/Trip/{number}/run",
+                json={"seconds": 25.0 + number / 10},
+                headers={"Prefer": "respond-async"},
+            )
+            assert asked.status_code == 202
+    for deploy in range(1, 5):
+        shell.write("trip.py", code(str(deploy)))
+        server.signal(signal.SIGHUP)
+        # At any moment of it: both workers, as in a loss of power.
+        time.sleep(chance.uniform(0.0, 1.5))
+        for pid in children(server.process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + 60
+        while httpx.get(f"{server.url}/Trip/x/who", timeout=60).json() != str(deploy):
+            assert time.monotonic() < deadline, server.text()
+            server.signal(signal.SIGHUP)
+            time.sleep(2.0)
+        # Some wake in between, and go over.
+        for number in range(0, count, deploy + 1):
+            server.call(f"Trip/{number}/up")
+    deadline = time.monotonic() + 90
+    for number in range(count):
+        while len(log := httpx.get(f"{server.url}/Trip/{number}/read", timeout=60).json()) < 2:
+            assert time.monotonic() < deadline, (number, log, server.text())
+            time.sleep(0.2)
+        assert log == ["begun by 0", "ended by 0"]
     assert server.stop() == 0

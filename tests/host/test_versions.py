@@ -11,6 +11,7 @@ import pytest
 
 import perdure
 from perdure.sight import doctor, look, versions
+from perdure.sight.sample import try_sample
 from perdure.suspend import bundles, probe
 from tests.host.deploys import Deploys
 
@@ -248,6 +249,7 @@ class Room(Object):
         assert await app.at("Room", "bad").add() == 1
         assert await app.at("Room", "well").add() == 1
         await app.deploy(source % bad)
+        assert list(await try_sample(app.stage.host)) == ["Room/bad"]
         assert await app.at("Room", "well").add() == 1002
         with pytest.raises(perdure.errors.ObjectQuarantined, match="cannot be brought over"):
             await app.at("Room", "bad").add()
