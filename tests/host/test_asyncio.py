@@ -88,3 +88,42 @@ async def test_asyncio_run_is_refused() -> None:
     async with Stage(Outside):
         with pytest.raises(RuntimeError):
             await Outside.at("a").runs()
+
+
+class Libraries(perdure.Object):
+    """What libraries find out about the loop they run on."""
+
+    async def tasks(self) -> list[bool]:
+        async def nothing() -> int:
+            return 3
+
+        task = asyncio.create_task(nothing())
+        done, _ = await asyncio.wait([task])
+        assert done == {task}
+        current = asyncio.current_task()
+        return [isinstance(one, asyncio.Task) for one in (task, current)]
+
+
+async def test_a_task_is_a_task_to_libraries_that_ask() -> None:
+    async with Stage(Libraries):
+        assert await Libraries.at("x").tasks() == [True, True]
+
+
+async def test_what_stands_in_the_context_of_a_caller_is_no_part_of_the_object() -> None:
+    from contextvars import ContextVar
+
+    from perdure.suspend import heap, probe
+
+    class Unkept:
+        def __reduce__(self) -> Any:
+            raise TypeError("not to be kept")
+
+    variable: ContextVar[Unkept] = ContextVar("of_the_caller")
+    variable.set(Unkept())
+    async with Stage(Programs) as stage:
+        await perdure.send(Programs.at("p").sleeping)
+        await stage.settle()
+        (activation,) = stage.host.live()
+        assert activation.machine.tasks
+        if not probe.unfit():
+            assert heap.dump_heap(activation.machine)
