@@ -268,7 +268,7 @@ async def _alone(
     finally:
         activation.taken = None
         activation.load()
-        await activation.settled()
+    await activation.settled()
 
 
 async def _is_there(host: Host, kind: str, key: str) -> bool:
