@@ -18,6 +18,7 @@ from typing import Any, TextIO
 
 import msgspec
 
+from perdure.cli.output import Complaint
 from perdure.errors import PerdureError
 
 _PROGRESS_S = 0.2
@@ -33,7 +34,9 @@ class _Worker:
         self._out.flush()
 
     async def run(self) -> None:
+        from perdure.cli.client import Server
         from perdure.cli.load import load
+        from perdure.cli.verify_remote import RemoteSource
         from perdure.host import async_generators, guard
         from perdure.journal.identity import know_aliases
         from perdure.object import Kinds, kind_of
@@ -44,9 +47,15 @@ class _Worker:
         from perdure.suspend.editions import Live
 
         orders = self._orders
-        store = ReadingStore(Path(orders["data"]))
-        layout = await store.open("verify")
-        self._take_seed(layout.hash_seed)
+        source: Source
+        if orders["url"] is not None:
+            source = remote = RemoteSource(Server(orders["url"], orders["token"]))
+            self._take_seed(remote.hash_seed())
+        else:
+            store = ReadingStore(Path(orders["data"]))
+            layout = await store.open("verify")
+            self._take_seed(layout.hash_seed)
+            source = Source(store, layout)
         guard.install()
         async_generators.install()
         probe.unfit()
@@ -57,7 +66,6 @@ class _Worker:
             know_aliases(kind.name, kind.aliases)
         live = Live(version, kinds)
         editions.serve(live)
-        source = Source(store, layout)
         await source.read_tail()
         verifier = Verifier(source, live, whole=orders["whole"])
         names = _taken(await source.names(orders["class"]), orders["sample"])
@@ -85,11 +93,12 @@ class _Worker:
             seconds=round(seconds, 3),
             version=version,
         )
-        await store.close()
 
-    def _take_seed(self, seed: int) -> None:
+    def _take_seed(self, seed: int | None) -> None:
         """Be a process with the store's hash seed, unless it is to be another."""
-        if self._orders["seed"] is not None or os.environ.get("PYTHONHASHSEED") == str(seed):
+        if seed is None or self._orders["seed"] is not None:
+            return
+        if os.environ.get("PYTHONHASHSEED") == str(seed):
             return
         reads, writes = os.pipe()
         os.write(writes, json.dumps(self._orders).encode() + b"\n")
@@ -122,6 +131,10 @@ def main() -> None:
         asyncio.run(worker.run())
     except PerdureError as error:
         worker.say("refused", message=error.message, hint=error.hint, code=error.code)
+    except Complaint as complaint:
+        worker.say(
+            "refused", message=complaint.message, hint=complaint.hint, code=complaint.code
+        )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
 import signal
@@ -122,6 +123,33 @@ def test_a_file_is_edited_while_handlers_sleep(shell: Any) -> None:
         time.sleep(0.1)
     # What has changed went on as it was, and what has not found the new function.
     assert sorted(log) == ["begun by one", "ended by one", "two"]
+    assert server.stop() == 0
+
+
+def test_verify_asks_a_running_server(shell: Any) -> None:
+    shell.write("trip.py", code("one"))
+    server = shell.serve("serve", "trip.py")
+    for key in ("a", "b"):
+        assert server.call(f"Trip/{key}/up") == 1
+    asked = httpx.post(
+        f"{server.url}/Trip/a/run", json={"seconds": 600.0}, headers={"Prefer": "respond-async"}
+    )
+    assert asked.status_code == 202
+    same = shell.run("verify", "trip.py", "--url", server.url, "--json")
+    assert same.returncode == 0, same.stderr
+    report = json.loads(same.stdout)
+    assert (report["objects"], report["turns"], report["bad"]) == (2, 3, 0)
+    assert report["moves"] == ["Trip/a"]
+    shell.write("trip.py", code("one").replace("self.calls += 1", "self.calls += 2"))
+    other = shell.run("verify", "trip.py", "--url", server.url, "--json", "--one-seed")
+    assert other.returncode == 1
+    report = json.loads(other.stdout)
+    assert [one["address"] for one in report["diverges"]] == ["Trip/a", "Trip/b"]
+    listed = shell.run("versions", "--url", server.url, "--json", "--past")
+    versions = json.loads(listed.stdout)
+    assert [(one["objects"], one["past"], one["needed"]) for one in versions["versions"]] == [
+        (2, 2, True)
+    ]
     assert server.stop() == 0
 
 
