@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import uuid
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -444,3 +445,26 @@ async def test_a_large_result_travels_with_its_object() -> None:
         await stage.host.checkpointer.run()
         await stage.restart()
         assert (await past.state(2))["state"]["size"] == 200_000
+
+
+class Reminder(Object):
+    rang: int = 0
+
+    async def remind(self) -> None:
+        self.schedule(timedelta(seconds=30), self.ring)
+
+    async def ring(self) -> None:
+        self.rang += 1
+
+
+async def test_schedules_of_a_fork_wait_for_its_release() -> None:
+    async with Stage(Reminder) as stage:
+        await Reminder.at("r").remind()
+        fork: Any = await Past(Reminder.at("r")).fork("f")
+        await stage.restart()
+        await asyncio.sleep(100)
+        assert (await Past(Reminder.at("r")).state())["state"]["rang"] == 1
+        assert (await Past(fork).state())["state"]["rang"] == 0
+        await Past(fork).release()
+        await asyncio.sleep(1)
+        assert (await Past(fork).state())["state"]["rang"] == 1
