@@ -169,9 +169,6 @@ class Session:
         if self._has_ephemeral and not number:
             self._lines.pass_on(self, body, text, 0, only=False)
             return
-        self._unsettled += 1
-        if self._unsettled == _UNSETTLED_MAX:
-            self.pause(True)
         self._lines.receive(self, body, text, number)
 
     def _is_too_many(self, most: int) -> bool:
@@ -227,6 +224,12 @@ class Session:
         self._ack_due = False
         if self.phase is Phase.OPEN and not self._catching:
             self.write(TEXT, b"ack %d\n" % self._acked)
+
+    def taken(self) -> None:
+        """A message is on its way to the disk."""
+        self._unsettled += 1
+        if self._unsettled == _UNSETTLED_MAX:
+            self.pause(True)
 
     def settled(self) -> None:
         """A message is on disk."""

@@ -113,6 +113,10 @@ class Line(Protocol):
         """The client's message of that number is on disk."""
         ...
 
+    def taken(self) -> None:
+        """A message of the client is on its way to the disk."""
+        ...
+
     def settled(self) -> None:
         """A message of the client has been handled and is on disk."""
         ...
@@ -183,6 +187,7 @@ class Lines:
         elif len(activation.mailbox or ()) >= self._host.settings.mailbox_limit:
             self._overloaded(line, activation)
             return
+        line.taken()
         activation.event(Received(line.id, body, text, number))
         self._host.delivery.run()
 
@@ -281,7 +286,11 @@ class Lines:
         """What a turn's commands and the end of its event are for the lines of its object."""
         sender, number = "", 0
         if type(event) is Received:
-            sender, number = event.conn, event.number
+            sender = event.conn
+            conn = machine.connections.get(sender) if machine.connections is not None else None
+            if event.number and conn is not None:
+                # What the object has, which is not always what has come.
+                number = conn._received
         return Frames(self, machine.oid, machine.seq, frames or (), sender, number)
 
     def put(self, oid: int, seq: int, index: int, command: Command) -> None:

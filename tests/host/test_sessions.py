@@ -90,6 +90,8 @@ class Line:
     def acknowledge(self, number: int) -> None:
         self.got.append(number)
 
+    def taken(self) -> None: ...
+
     def settled(self) -> None: ...
 
     def close(self, code: int, reason: str) -> None:
@@ -197,6 +199,24 @@ async def test_messages_whose_commit_failed_are_not_taken_for_kept() -> None:
         refused = Line(stage).join()
         await stage.settle()
         assert refused.answers[0].failure is None
+
+
+async def test_a_message_behind_one_that_was_lost_waits_for_it() -> None:
+    store = FaultyStore(MemoryStore())
+    async with Stage(Room, store=store) as stage:
+        one = Line(stage, resumable=True).join()
+        await stage.settle()
+        store.full = True
+        one.say("n1", 1)
+        # The next one meets an object that is being built again.
+        activation = stage.host.at("Room", "a")
+        activation.reload()
+        one.say("n2", 2)
+        await stage.settle()
+        store.full = False
+        await asyncio.sleep(2)
+        assert await log_of() == ["+c1"]
+        assert not [got for got in one.got if isinstance(got, int)]
 
 
 async def test_more_messages_than_the_mailbox_takes() -> None:
