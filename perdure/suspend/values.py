@@ -9,10 +9,13 @@ whose arguments need not be those in `args`. What cannot be kept is refused with
 from __future__ import annotations
 
 import copyreg
+import dataclasses
 import io
 import pickle
 from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from perdure.errors import NotSerializable, UnknownKind
 from perdure.ref import Ref
@@ -130,6 +133,43 @@ def refuse(value: object) -> Reduced:
     raise pickle.PicklingError(f"a {type(value).__qualname__} lives inside an object")
 
 
+# --- values that pickle would write by position
+
+
+def make_by_name(cls: type, values: dict[str, Any]) -> Any:
+    """A value of a class whose fields may be others by now: what has no field any more is left
+    out, and what came later gets its default."""
+    known = cls.__struct_fields__  # type: ignore[attr-defined]
+    return cls(**{name: value for name, value in values.items() if name in known})
+
+
+def fill_by_name(value: Any, values: dict[str, Any]) -> None:
+    """The same for a dataclass with slots, which may be frozen, and may be in a cycle."""
+    for field in dataclasses.fields(value):
+        if field.name in values:
+            object.__setattr__(value, field.name, values[field.name])
+
+
+def reduce_by_name(value: Any) -> Reduced:
+    """As pickle does it; with names, since the code of a later version may have other fields."""
+    cls = type(value)
+    if isinstance(value, msgspec.Struct):
+        return make_by_name, (cls, {name: getattr(value, name) for name in cls.__struct_fields__})
+    names = [field.name for field in dataclasses.fields(value) if hasattr(value, field.name)]
+    state = {name: getattr(value, name) for name in names}
+    return object.__new__, (cls,), state, None, None, fill_by_name
+
+
+def _by_position(cls: type) -> bool:
+    """Whether a class is one of the app that pickle writes by position, with no say of its own."""
+    if cls.__module__.partition(".")[0] in ("perdure", "msgspec"):
+        return False
+    if issubclass(cls, msgspec.Struct):
+        return cls.__reduce__ is msgspec.Struct.__reduce__
+    state = getattr(cls, "__getstate__", None)
+    return state is not None and state is getattr(dataclasses, "_dataclass_getstate", None)
+
+
 # --- picklers
 
 
@@ -143,6 +183,8 @@ def reducer_of(cls: type) -> Reducer | None:
         return reduce_object
     if getattr(cls, "is_object_loop", False):
         return refuse
+    if _by_position(cls):
+        return reduce_by_name
     return None
 
 

@@ -428,3 +428,37 @@ async def test_a_version_that_cannot_be_imported_is_named(tmp_path: Path) -> Non
         assert one in facts["reason"]
         assert "app_needs" in facts["reason"]
         assert await app.at("Order", "rests").read() == []
+
+
+async def test_values_that_pickle_writes_by_position_are_kept_by_name(tmp_path: Path) -> None:
+    source = (
+        HEAD
+        + """
+import msgspec
+
+@dataclass(frozen=True, slots=True)
+class Point:
+%s
+
+class Pair(msgspec.Struct):
+%s
+
+class Room(Object):
+    values: list = []
+
+    async def put(self) -> None:
+        self.values = [Point(x=1, y=2), Pair(a="a", b="b")]
+
+    @query
+    async def read(self) -> list[str]:
+        return [repr(value) for value in self.values]
+"""
+    )
+    async with Deploys(tmp_path) as app:
+        await app.deploy(source % ("    x: int\n    y: int", "    a: str\n    b: str"))
+        await app.at("Room", "r").put()
+        await app.deploy(
+            source
+            % ("    z: int = 3\n    y: int = 0\n    x: int = 0", "    b: str\n    c: int = 7")
+        )
+        assert await app.at("Room", "r").read() == ["Point(z=3, y=2, x=1)", "Pair(b='b', c=7)"]
