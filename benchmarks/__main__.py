@@ -30,6 +30,7 @@ FIGURES = {
     "past": "past",
     "wake": "wake",
     "deploy": "deploy",
+    "verify": "verify",
     "idle": "idle_objects",
     "restart": "restart",
     "step": "steps",
