@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import click
 
-from perdure.cli.client import Server, remote
+from perdure.cli.client import Server, only_time, remote
 from perdure.cli.output import examples, print_json, print_table, shorten, show_age
 
 _STATUSES = ("open", "running", "queued", "done", "failed", "cancelled")
@@ -24,7 +24,10 @@ _STATUSES = ("open", "running", "queued", "done", "failed", "cancelled")
     "--object", "address", metavar="ADDRESS", help="Calls of this object, all of them."
 )
 @click.option(
-    "--since", metavar="TIME", help="Begun since then: ISO 8601, or an age (10m)."
+    "--since",
+    callback=only_time,
+    metavar="TIME",
+    help="Begun since then: ISO 8601, or an age (10m).",
 )
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True)
 @remote

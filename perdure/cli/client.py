@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import time
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, TypeVar
 from urllib.parse import quote, urlencode, urlsplit
@@ -43,6 +44,35 @@ def remote(command: F) -> F:
     for option in options:
         command = option(command)
     return command
+
+
+def turn_or_time(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """A turn or a time as typed, looked at here: a mistake in it is one of use.
+
+    It goes to the server as it is: an age counts from the server's now.
+    """
+    return _looked_at(value, turns=True)
+
+
+def only_time(
+    context: click.Context, parameter: click.Parameter, value: str | None
+) -> str | None:
+    """A time as typed; otherwise like `turn_or_time`."""
+    return _looked_at(value, turns=False)
+
+
+def _looked_at(value: str | None, *, turns: bool) -> str | None:
+    from perdure.errors import BadArguments
+    from perdure.past.moment import read_moment, read_time
+
+    try:
+        if value is not None:
+            (read_moment if turns else read_time)(value, time.time_ns())
+    except BadArguments as error:
+        raise WrongUse(error.message, hint=error.hint, code=error.code) from None
+    return value
 
 
 class Answer(NamedTuple):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from perdure.cli.client import only_time
 from perdure.cli.output import examples, json_option, print_json
 from perdure.operations.backup import back_up
 from perdure.operations.restore import Progress
@@ -63,7 +64,9 @@ def backup(destination: Path, data: Path, as_json: bool) -> None:
 )
 @click.argument("source", type=_DIRECTORY)
 @click.option("--data", type=_DIRECTORY, required=True, help="The new data directory.")
-@click.option("--to", "to", metavar="TIME", help="As it was then: ISO 8601, or an age as 10m.")
+@click.option(
+    "--to", callback=only_time, metavar="TIME", help="As it was then: ISO 8601, or an age as 10m."
+)
 @json_option()
 def restore(source: Path, data: Path, to: str | None, as_json: bool) -> None:
     """Make a data directory from the copy in SOURCE.

@@ -10,7 +10,7 @@ from urllib.parse import quote
 
 import click
 
-from perdure.cli.client import Server, object_path, remote
+from perdure.cli.client import Server, object_path, remote, turn_or_time
 from perdure.cli.output import Complaint, WrongUse, examples, print_json
 
 # A large object takes a while to be run again and written.
@@ -22,7 +22,12 @@ _PAGE = 1000
 @click.command(epilog=examples("perdure fork Order/42 42-again --at 17"))
 @click.argument("address")
 @click.argument("new_key", metavar="NEWKEY")
-@click.option("--at", metavar="SEQ|TIME", help="Up to this turn or time. Default: all of it.")
+@click.option(
+    "--at",
+    callback=turn_or_time,
+    metavar="SEQ|TIME",
+    help="Up to this turn or time. Default: all of it.",
+)
 @click.option("--live", is_flag=True, help="Let it reach the outside from the beginning.")
 @remote
 def fork(

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from perdure.cli.client import Server, object_path, remote
+from perdure.cli.client import Server, object_path, only_time, remote
 from perdure.cli.output import Complaint, WrongUse, examples, print_json, shorten, show_time
 
 _PAGE = 1000
@@ -32,8 +32,13 @@ _AGAIN_S = 0.5
 @click.option("--limit", type=click.IntRange(1), help="At most so many entries.")
 @click.option("--kind", "kinds", multiple=True, help="Only such: call, send, timer, step …")
 @click.option("--handler", "handlers", multiple=True, help="Only calls of this handler.")
-@click.option("--since", metavar="TIME", help="Not before: ISO 8601, or an age such as 10m.")
-@click.option("--until", metavar="TIME", help="Not after.")
+@click.option(
+    "--since",
+    callback=only_time,
+    metavar="TIME",
+    help="Not before: ISO 8601, or an age such as 10m.",
+)
+@click.option("--until", callback=only_time, metavar="TIME", help="Not after.")
 @click.option("--failed", is_flag=True, help="Only entries in which a call failed.")
 @click.option("--calls", is_flag=True, help="The calls that came in, each with its end.")
 @remote

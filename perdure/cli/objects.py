@@ -22,7 +22,11 @@ _PAGE = 1000
 )
 @click.argument("class_name", metavar="[CLASS]", required=False)
 @click.option("--prefix", help="Only keys that begin with it.")
-@click.option("--status", help="Only active, asleep or quarantined ones.")
+@click.option(
+    "--status",
+    type=click.Choice(["active", "asleep", "quarantined", "unserved"]),
+    help="Only those in memory, those that are not, those set aside, or of a class not served.",
+)
 @click.option(
     "--where",
     multiple=True,

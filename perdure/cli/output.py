@@ -80,7 +80,10 @@ def json_option(text: str = "Print JSON.") -> Callable[[F], F]:
         context.meta[_AS_JSON] = as_json
         return as_json
 
-    return click.option("--json", "as_json", is_flag=True, help=text, callback=remember)
+    # Before the others, one of which may be wrong.
+    return click.option(
+        "--json", "as_json", is_flag=True, is_eager=True, help=text, callback=remember
+    )
 
 
 def wants_json() -> bool:

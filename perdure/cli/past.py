@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from perdure.cli.client import Server, object_path, remote
+from perdure.cli.client import Server, object_path, remote, turn_or_time
 from perdure.cli.output import WrongUse, examples, print_json, shorten, show_time
 
 # The first look at a long past runs its turns again.
@@ -18,7 +18,12 @@ _LOOK_S = 300.0
     epilog=examples("perdure state Counter/lobby --at 17", "perdure state Counter/lobby --at 10m")
 )
 @click.argument("address")
-@click.option("--at", metavar="SEQ|TIME", help="A turn, an ISO 8601 time, or an age. Default: now.")
+@click.option(
+    "--at",
+    callback=turn_or_time,
+    metavar="SEQ|TIME",
+    help="A turn, an ISO 8601 time, or an age. Default: now.",
+)
 @remote
 def state(address: str, at: str | None, url: str, token: str | None, as_json: bool) -> None:
     """Show the state of an object as it was. The object itself is not touched."""
@@ -40,8 +45,8 @@ def state(address: str, at: str | None, url: str, token: str | None, as_json: bo
     epilog=examples("perdure diff Counter/lobby 17 20", "perdure diff Order/42 1h 5m")
 )
 @click.argument("address")
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", callback=turn_or_time, metavar="A")
+@click.argument("b", callback=turn_or_time, metavar="B")
 @remote
 def diff(address: str, a: str, b: str, url: str, token: str | None, as_json: bool) -> None:
     """Show what changed in an object between two turns or times, a place a line."""

@@ -6,7 +6,7 @@ import asyncio
 import json
 import sys
 import threading
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import click
@@ -17,6 +17,7 @@ from perdure.client import Connection, ConnectionEnded
 from perdure.client import connect as server_at
 from perdure.client.line import Status
 from perdure.client.session import Data
+from perdure.errors import PerdureError
 from perdure.ref import parse_address
 
 _ARGUMENTS = {"ignore_unknown_options": True}
@@ -106,7 +107,8 @@ class _Talk:
                 on_lost=self._lost,
                 **self._query,
             )
-            async with connection:
+            async with AsyncExitStack() as stack:
+                await self._open(connection, stack)
                 sending = asyncio.create_task(self._send_lines(connection))
                 printing = asyncio.create_task(self._print_all(connection))
                 done, _ = await asyncio.wait(
@@ -120,6 +122,18 @@ class _Talk:
                         await printing
                 for task in done:
                     task.result()
+
+    async def _open(self, connection: Connection, stack: AsyncExitStack) -> None:
+        try:
+            await stack.enter_async_context(connection)
+        except PerdureError:
+            raise
+        except Exception as error:
+            # What on_connect raises arrives as the same type.
+            raise Complaint(
+                f"{self.address} takes no connection: {type(error).__name__}: {error}",
+                code="handler-error",
+            ) from None
 
     async def _print_all(self, connection: Connection) -> None:
         while True:

@@ -222,6 +222,10 @@ class WebSocket(Session, asyncio.Protocol):
     def end(self, code: int, reason: str) -> None:
         self._transport.write(encode_close(code if code != LOST else NO_CODE, reason))
         self._closed_since = self._front.now
+        if self._reader.broken is not None and self._transport.can_write_eof():
+            # The client's own close frame cannot be found any more in what it sends: the end of
+            # what we send tells it. Reading goes on: a reset could overtake the close frame.
+            self._transport.write_eof()
         self._transport.resume_reading()
 
     def pause(self, paused: bool) -> None:

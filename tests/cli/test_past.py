@@ -71,6 +71,16 @@ def test_look_into_the_past(shell: Any) -> None:
     never = shell.run("state", "Cart/c", "--at", "77", "--url", server.url)
     assert never.returncode == 1
     assert "Cart/c has no turn 77" in never.stderr
+    for typed in (
+        ("state", "Cart/c", "--at", "noon"),
+        ("diff", "Cart/c", "1", "noon"),
+        ("fork", "Cart/c", "d", "--at", "noon"),
+        ("history", "Cart/c", "--since", "noon"),
+        ("ls", "--status", "lost"),
+    ):
+        assert shell.run(*typed, "--url", server.url).returncode == 2, typed
+    wrong = shell.run("state", "Cart/c", "--at", "noon", "--json", "--url", server.url)
+    assert json.loads(wrong.stderr)["code"] == "invalid-arguments"
 
 
 def test_history_is_followed_an_entry_a_line(shell: Any) -> None:

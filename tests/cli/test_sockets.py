@@ -22,6 +22,8 @@ class Room(Object):
     async def on_connect(self, conn: Connection) -> None:
         if conn.query.get("name") == "nobody":
             raise Reject("say who you are")
+        if conn.query.get("name") == "ghost":
+            raise KeyError("ghost")
         conn.send_json({"said": len(self.said)})
 
     async def on_message(self, conn: Connection, text: str) -> None:
@@ -66,6 +68,7 @@ def test_an_end_by_the_object_is_told(shell: Shell) -> None:
     ("arguments", "said", "code"),
     [
         (("Room/lobby", "name=nobody"), "say who you are", 1),
+        (("Room/lobby", "name=ghost"), "error: Room/lobby takes no connection: KeyError", 1),
         (("Room/lobby", "name"), "is no name=value", 2),
         (("Room", "name=x"), "is no address", 2),
         (("Nothing/a",), "Nothing", 1),

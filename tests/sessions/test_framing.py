@@ -291,6 +291,18 @@ async def test_the_cases_of_framing_on_the_wire(tmp_path: Path) -> None:
                 assert await one.closed_with() == code
 
 
+async def test_a_client_that_broke_the_rules_hears_the_end_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own close frame is not waited for, which nobody can find in what it sends."""
+    monkeypatch.setattr("perdure.gateway.websocket._CLOSE_S", 1e9)
+    async with own_front(tmp_path, Echo) as served:
+        for sent in (frame(FIN | 0x5, b"x"), frame(FIN | BINARY, b"x" * ((1 << 20) + 1))):
+            async with wire(served) as one:
+                await one.send(sent)
+                assert await one.closed_with() in (1002, 1009)
+
+
 async def test_a_handshake_that_is_none_is_answered_in_http(tmp_path: Path) -> None:
     async with own_front(tmp_path, Echo) as served:
         for old, new, status in (
