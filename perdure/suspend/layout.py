@@ -267,8 +267,8 @@ def read(frame: Any) -> State:
     flags = 0
     if type(frame) is types.AsyncGeneratorType:
         flags = raw.hooks_inited | raw.closed << 1 | raw.running_async << 2
-    # `return_offset` says where a call goes on that returns into this frame. A suspended frame is in
-    # no call, and each call writes it anew: what is left in it has no meaning.
+    # `return_offset` says where a call goes on that returns into this frame. A suspended frame is
+    # in no call, and each call writes it anew: what is left in it has no meaning.
     return State(state, at, 0, flags, nulls, values)
 
 
