@@ -76,8 +76,6 @@ if TYPE_CHECKING:
 
 logger = structlog.get_logger("perdure")
 
-NS = 1_000_000_000
-
 RELOAD_S = 2.0
 """Until the next try, when the store could not give an object."""
 

@@ -14,10 +14,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from perdure.clock import NS
 from perdure.errors import JournalCorrupt, ReadOnlyError
 from perdure.host import promises, schedules, stepping, watching
 from perdure.host.chance import Chance
-from perdure.host.loop import NS, ObjectLoop, TimerHandle
+from perdure.host.loop import ObjectLoop, TimerHandle
 from perdure.host.records import Asked, AskedStream, Held, StepNotes, Waited
 from perdure.host.streams import Items
 from perdure.host.task import AnswerFuture, Future

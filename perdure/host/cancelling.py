@@ -15,6 +15,7 @@ import asyncio
 import contextvars
 from typing import TYPE_CHECKING
 
+from perdure.clock import NS
 from perdure.errors import (
     CallCancelled,
     Conflict,
@@ -33,8 +34,6 @@ from perdure.suspend import heap
 if TYPE_CHECKING:
     from perdure.host.host import Host
     from perdure.host.machine import Machine
-
-NS = 1_000_000_000
 
 CANCELLED = "cancelled"
 DEADLINE = "deadline"

@@ -10,6 +10,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from perdure.access import Action, ActionKind
+from perdure.clock import NS
 from perdure.errors import IdempotencyMismatch, Overloaded
 from perdure.failure import failure_of
 from perdure.host import ephemeral
@@ -24,8 +25,6 @@ from perdure.suspend import heap
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
-
-NS = 1_000_000_000
 
 
 def admit(activation: Activation, call: IncomingCall) -> Call | None:

@@ -16,10 +16,9 @@ from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, NoReturn
 
+from perdure.clock import NS
 from perdure.errors import SideEffectError
 from perdure.host.task import Future, Task
-
-NS = 1_000_000_000
 
 
 class Handle:

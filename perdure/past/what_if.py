@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 
+from perdure.clock import NS
 from perdure.errors import BadArguments, NotSerializable, UnknownHandler
 from perdure.host.machine import Machine
 from perdure.host.replay import run_again, tell_command
@@ -44,9 +45,8 @@ from perdure.ref import format_address
 from perdure.sight.look import event_of
 from perdure.suspend import heap
 
-_NS = 1_000_000_000
 # The past has timers that fired a little late; only one that is later than this was not set then.
-_LATE_NS = _NS
+_LATE_NS = NS
 
 _SHOWN_MAX = 200
 
