@@ -133,7 +133,6 @@ class Gateway:
         self.clock: Clock = clock or RealClock()
         self.connections = 0
         """Open connections; the front counts them."""
-        self._host = host
         self.host = host
         self._call = host.call
         self._authorize = authorize
@@ -378,7 +377,7 @@ class Gateway:
         prefix = quoted_prefix(request)
         events = wants_events(fields)
         body = ItemsBody(self, respond, None, prefix, events=events, call_id=call_id)
-        work = follow(self._host, call_id, read_last_id(fields), body.item, body.answered)
+        work = follow(self.host, call_id, read_last_id(fields), body.item, body.answered)
         self._run(work, respond, None, lambda _: body.accepted(call_id))
 
     def _take_internal(
