@@ -247,7 +247,7 @@ Place = tuple[Any, ...]
 
 
 def place_of(code: Code, variables: dict[str, Any]) -> Place:
-    """What `find_code` takes to find this code again, which sees these global variables.
+    """What `find_place` takes to find this code again, which sees these global variables.
 
     Raises PicklingError if it could not be found.
     """
@@ -272,12 +272,6 @@ def _of_app(module: str) -> bool:
     """Whether it is of the package that the object's own class is of, installed or not."""
     own = loading.machine().kind.cls.__module__
     return bool(plain(own).partition(".")[0] == module.partition(".")[0])
-
-
-def find_code(module: str, qualname: str, mark: bytes, line: int, carried: bytes = b"") -> Code:
-    """The code of that name which does the same. Raises CodeChanged."""
-    code, _ = find_place((module, qualname, mark, line, carried))
-    return code
 
 
 def find_place(place: Place, chain: int | None = None) -> tuple[Code, dict[str, Any]]:

@@ -19,11 +19,8 @@ import struct
 import sys
 import sysconfig
 import types
-from collections.abc import AsyncGenerator, Coroutine, Generator
 from ctypes import Structure, c_byte, c_int, c_int8, c_ssize_t, c_uint16, c_void_p, py_object
 from typing import Any, ClassVar, NamedTuple
-
-Suspendable = Coroutine[Any, Any, Any] | Generator[Any, Any, Any] | AsyncGenerator[Any, Any]
 
 TYPES = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 

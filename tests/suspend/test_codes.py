@@ -198,6 +198,6 @@ class Things:
         with loading.of(fresh(Plain)):
             for generator in made:
                 place = codes.place_of(generator.gi_code, vars(module))
-                assert codes.find_code(*place) is generator.gi_code
+                assert codes.find_place(place)[0] is generator.gi_code
     finally:
         del sys.modules["found_app"]
