@@ -47,9 +47,10 @@ class Object:
 
     Options of the class line: `reentrant=False` (one handler finishes before the next begins;
     queries still run), `atomic=True` (each handler as with `@atomic`), `hibernate_after=30.0`
-    (idle seconds before it leaves memory), `name="Room"` (the name in addresses, where it is not
-    the class's own), `aliases=["Chat"]` (names it had before, the oldest last: its objects of
-    then are found under both).
+    (idle seconds before it leaves memory), `history="30d"` (how much of its past is kept, as the
+    setting of that name), `name="Room"` (the name in addresses, where it is not the class's own),
+    `aliases=["Chat"]` (names it had before, the oldest last: its objects of then are found under
+    both).
 
     `def on_upgrade(self, old_version)`, where a class has it, runs once for each object in its
     first turn under other code, to bring its state to what the code of now expects.
@@ -289,8 +290,8 @@ class Kind:
         self.reentrant: bool = options.get("reentrant", True)
         self.hibernate_after: float | None = options.get("hibernate_after")
         self.history: str = options.get("history", "")
-        _check_history(cls, self.history)
         """How much of the past is kept, where the class says so itself."""
+        _check_history(cls, self.history)
         self.authorizes = getattr(cls, "authorize", None) is not None
         self.creates = cls.on_create is not Object.on_create
         self.on_request: Handler | None = _on_request(cls)

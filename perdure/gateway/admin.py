@@ -1,4 +1,4 @@
-"""What the command line and the studio read and do, under `/_perdure/`.
+"""What the command line reads and does, under `/_perdure/`.
 
     GET     classes
     GET     objects?class=&prefix=&status=&limit=&after=      a page; `Link: rel="next"` if full

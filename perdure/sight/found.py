@@ -1,4 +1,4 @@
-"""Objects by their Indexed attributes, as CLI, admin HTTP and studio see them."""
+"""Objects by their Indexed attributes, as CLI and admin HTTP see them."""
 
 from __future__ import annotations
 

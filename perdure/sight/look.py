@@ -1,6 +1,6 @@
 """Looking at objects: what there is, what one is like, what happened to it. Changes nothing.
 
-The figures are those of CLI, admin HTTP and studio; their shapes are in docs/reference.md.
+The figures are those of CLI and admin HTTP; their shapes are in docs/reference.md.
 """
 
 from __future__ import annotations
