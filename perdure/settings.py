@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from perdure.ages import age_s
+from perdure.clock import NS
 from perdure.errors import BadSettings
 
 
@@ -117,10 +118,6 @@ _TYPES: dict[str, Any] = {
 }
 
 
-_AGE = re.compile(r"(\d+(?:\.\d+)?)([mhdw])")
-_UNIT_S = {"m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
-
-
 def kept_ns(history: str) -> int | None:
     """How long the setting `history` keeps a turn, in nanoseconds; None for ever.
 
@@ -128,10 +125,10 @@ def kept_ns(history: str) -> int | None:
     """
     if history in ("all", "none"):
         return None if history == "all" else 0
-    age = _AGE.fullmatch(history)
+    age = age_s(history)
     if age is None:
         raise ValueError(history)
-    return int(float(age[1]) * _UNIT_S[age[2]] * 1_000_000_000)
+    return int(age * NS)
 
 
 def load_settings(given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:

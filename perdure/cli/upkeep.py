@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import getpass
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import click
 
+from perdure.ages import age_s
 from perdure.cli.call import read_value
 from perdure.cli.client import Server, object_path, remote
 from perdure.cli.objects import confirm
 from perdure.cli.output import WrongUse, examples, json_option, print_json, print_table
 from perdure.operations.sizes import sizes
-from perdure.settings import kept_ns
 
 
 @click.group(epilog=examples("perdure repair set Order/42 status '\"paid\"' --why 'ticket 7'"))
@@ -217,11 +216,7 @@ def _told(as_json: bool, text: str, found: dict[str, Any] | None = None) -> None
 
 
 def _seconds(age: str) -> float:
-    text = f"{float(age[:-1]) / 60}m" if re.fullmatch(r"\d+(\.\d+)?s", age) else age
-    try:
-        kept = kept_ns(text)
-    except ValueError:
-        kept = None
-    if kept is None:
+    seconds = age_s(age)
+    if seconds is None:
         raise WrongUse(f"{age!r} is no age", hint="As in 30d, 12h, 90m.")
-    return kept / 1e9
+    return seconds

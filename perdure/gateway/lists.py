@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 from urllib.parse import urlencode
 
+from perdure.ages import age_s
 from perdure.clock import NS
 from perdure.gateway.problem import Refusal, Reply
 from perdure.gateway.reply import json_reply
-from perdure.gateway.request import read_query, read_seconds, whole_number
+from perdure.gateway.request import read_query, whole_number
+from perdure.past.moment import read_time
 from perdure.sight.calls import LIMIT_MAX, list_calls
 from perdure.sight.stuck import stuck
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from perdure.host.host import Host
 
 PAGE = 100
-_AGES = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _OLD_S = 600.0
 
 
@@ -31,7 +31,7 @@ async def calls(host: Host, query: bytes, prefix: str) -> Reply:
         status=given.get("status") or None,
         kind=given.get("class") or None,
         address=given.get("object") or None,
-        since=_time_ns(host, given["since"]) if given.get("since") else 0,
+        since=read_time(given["since"], host.clock.now_ns()) if given.get("since") else 0,
         limit=limit,
         after=_position(after) if after else None,
     )
@@ -52,21 +52,10 @@ async def stuck_things(host: Host, query: bytes) -> Reply:
 
 
 def _age_s(text: str) -> float:
-    if text[-1:] in _AGES:
-        return read_seconds(text[:-1], "an age") * _AGES[text[-1]]
-    return read_seconds(text, "an age")
-
-
-def _time_ns(host: Host, text: str) -> int:
-    """A time: ISO 8601, or an age such as `10m`."""
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        return host.clock.now_ns() - int(_age_s(text) * NS)
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=UTC)
-    since = time - datetime(1970, 1, 1, tzinfo=UTC)
-    return (since.days * 86_400 + since.seconds) * NS + since.microseconds * 1000
+    age = age_s(text)
+    if age is None:
+        raise Refusal("bad-request", f"{text[:60]!r} is no age; one is as in 30s, 10m, 2h, 7d")
+    return age
 
 
 def _position(after: str) -> tuple[int, str]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from datetime import datetime
 from typing import NamedTuple
 
+from perdure.ages import age_s
 from perdure.clock import NS
 from perdure.errors import BadArguments
-
-_AGE = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
-_UNIT_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 class Moment(NamedTuple):
@@ -32,9 +29,9 @@ def read_moment(text: str, now_ns: int) -> Moment:
 
 def read_time(text: str, now_ns: int) -> int:
     """Nanoseconds since 1970 of an ISO 8601 time or of an age. Raises BadArguments."""
-    age = _AGE.fullmatch(text)
+    age = age_s(text)
     if age is not None:
-        return now_ns - int(float(age[1]) * _UNIT_S[age[2]] * NS)
+        return now_ns - int(age * NS)
     try:
         when = datetime.fromisoformat(text)
         if when.tzinfo is None:

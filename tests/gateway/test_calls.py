@@ -263,7 +263,7 @@ async def test_calls_are_listed_and_what_is_stuck(tmp_path: Path) -> None:
             "status=lost": (422, "invalid-arguments"),
             "class=Nobody": (404, "unknown-class"),
             "object=nonsense": (400, "invalid-key"),
-            "since=soon": (400, "bad-request"),
+            "since=soon": (422, "invalid-arguments"),
             "after=x": (400, "bad-request"),
             "limit=0": (400, "bad-request"),
         }.items():
