@@ -84,6 +84,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.threads = 0
         self.working: Callable[[], bool] = lambda: False
         """Whether something may be under way that answers by real I/O."""
+        self.at_work: Callable[[], bool] = lambda: False
+        """Whether a thread that nobody counts here is at work, and answers for certain."""
         self.on_stuck: Callable[[str], None] | None = None
         """Called with the reason when nothing can ever happen again."""
         self._alarms: list[_Alarm] = []
@@ -197,7 +199,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         events = super().select(0)
         if events or timeout == 0:
             return events
-        if self.loop.threads:
+        if self.loop.threads or self.loop.at_work():
             return super().select(0.05)
         # The loop's own pipe is always there, and so is this thread.
         if self.loop.working() and (len(self.get_map()) > 1 or threading.active_count() > 1):

@@ -318,10 +318,11 @@ def test_history_prints_an_entry_a_line(server: Script) -> None:
 
 
 def test_history_follows_until_its_limit(server: Script) -> None:
-    server.on("GET /_perdure/objects/C/a/history?after=0&limit=3", [entry(1), entry(2)])
-    server.on("GET /_perdure/objects/C/a/history?after=2&limit=1", [entry(3)])
+    server.on("GET /_perdure/objects/C/a/history?after=0&limit=3&wait=20", [entry(1), entry(2)])
+    server.on("GET /_perdure/objects/C/a/history?after=2&limit=1&wait=20", [entry(3)])
     result = server.run("history", "C/a", "--follow", "--limit", "3", "--json")
     assert [json.loads(line)["seq"] for line in result.stdout.splitlines()] == [1, 2, 3]
+    server.on("GET /_perdure/objects/C/a/history?after=0&limit=3", [entry(1), entry(2)])
     listed = server.run("history", "C/a", "--limit", "3", "--json")
     assert [found["seq"] for found in json.loads(listed.stdout)] == [1, 2]
 

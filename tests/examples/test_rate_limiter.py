@@ -42,8 +42,9 @@ def test_a_bucket_fills_with_time_even_while_nothing_runs(
 def test_those_who_wait_are_served_one_after_the_other(serve: Callable[[str], Server]) -> None:
     server = serve("rate_limiter.py")
     server.call("RateLimiter/ada", "configure", rate=20, burst=2)
-    server.call("RateLimiter/ada", "take", tokens=2)
+    # Before the bucket is empty: from then on it fills.
     began = time.monotonic()
+    server.call("RateLimiter/ada", "take", tokens=2)
     with ThreadPoolExecutor(4) as pool:
         waits = list(
             pool.map(lambda _: server.call("RateLimiter/ada", "wait_for", tokens=2), range(4))

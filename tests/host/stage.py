@@ -12,7 +12,8 @@ from perdure.node import Node
 from perdure.settings import load_settings
 from perdure.store.base import Store
 from perdure.store.memory import MemoryStore
-from perdure.testing.virtual import VirtualClock
+from perdure.store.sqlite import SqliteStore
+from perdure.testing.virtual import VirtualClock, VirtualLoop
 
 
 class Stage:
@@ -23,8 +24,19 @@ class Stage:
         self.objects = settings.pop("objects", ())
         self.settings = load_settings({"debug": True} | settings, {})
         self.store = store if store is not None else MemoryStore()
-        self.clock = VirtualClock(asyncio.get_running_loop())
+        loop = asyncio.get_running_loop()
+        self.clock = VirtualClock(loop)
         self.node: Node
+        if isinstance(loop, VirtualLoop):
+            loop.at_work = self._store_works
+
+    def _store_works(self) -> bool:
+        """Whether a thread of a store on disk is at work: meanwhile no virtual time passes. Else a
+        commit behind a checkpoint, which is always the thread's, would take hours of it."""
+        store = self.store
+        if not isinstance(store, SqliteStore) or not hasattr(store, "_lane"):
+            return False
+        return not (store._lane.empty and store._background.empty)
 
     async def __aenter__(self) -> Self:
         await self.start()
