@@ -149,9 +149,9 @@ def row(key: str, **more: Any) -> dict[str, Any]:
 
 
 def test_ls_asks_for_pages_and_says_that_there_is_more(server: Script) -> None:
-    first = "GET /_perdure/objects?class=C&prefix=a&status=idle&limit=3"
+    first = "GET /_perdure/objects?class=C&prefix=a&status=asleep&limit=3"
     server.on(first, [row("a1"), row("a2"), row("a3")])
-    result = server.run("ls", "C", "--prefix", "a", "--status", "idle", "--limit", "2")
+    result = server.run("ls", "C", "--prefix", "a", "--status", "asleep", "--limit", "2")
     assert result.stdout.splitlines()[0].split() == ["ADDRESS", "STATUS", "SEQ", "UPDATED"]
     assert [line.split()[0] for line in result.stdout.splitlines()[1:]] == ["C/a1", "C/a2"]
     assert "more" in result.stderr
