@@ -48,10 +48,12 @@ class Node:
         keeps_house: bool = True,
         objects: Sequence[Any] = (),
         bundle: tuple[str, bytes] | None = None,
+        takes_over: bool = False,
     ) -> None:
         """`objects` are refs to those that `@every` and `@cron` run for. `on_lost` is called when
         the store has failed in a way that only a restart mends. `bundle` is the code's name and
-        source, where they were made beforehand.
+        source, where they were made beforehand. With `takes_over` another process served the store
+        until now, and hands its sockets over.
 
         Without `keeps_house` nothing is done that nobody asked for: see `Host`.
         """
@@ -70,6 +72,7 @@ class Node:
         self._on_lost = on_lost
         self._objects = [(ref._kind, ref._key) for ref in objects]
         self._keeps_house = keeps_house
+        self._takes_over = takes_over
 
     async def start(self) -> None:
         """Open the store, become its owner, and take up what was left. Raises OperatorError."""
@@ -98,6 +101,8 @@ class Node:
             objects=self._objects,
         )
         self.host.register.words = sight_calls.words
+        if self._takes_over:
+            self.host.lines.expect()
         await self.host.start()
         ref.open_outside(self)
         if self._keeps_house:

@@ -17,6 +17,7 @@ import faulthandler
 import os
 import signal
 import socket
+import stat
 import sys
 import time
 from pathlib import Path
@@ -44,6 +45,7 @@ from perdure.supervisor.supervise import REFUSED
 if TYPE_CHECKING:
     from perdure.cli.load import Loaded as LoadedApp
     from perdure.gateway.front import Front
+    from perdure.gateway.websocket import Passed
     from perdure.node import Node
 
 _DEV_DRAIN_S = 2.0
@@ -199,6 +201,7 @@ class _Worker:
 
     async def _serve_until_stopped(self, listening: socket.socket) -> int:
         from perdure.gateway.front import serve_front
+        from perdure.gateway.handover import pass_sockets
         from perdure.gateway.http import Gateway
         from perdure.node import Node
 
@@ -224,6 +227,7 @@ class _Worker:
             on_lost=on_lost,
             objects=self._app.app.objects if self._app.app is not None else (),
             bundle=self._bundle,
+            takes_over=self._orders.successor,
         )
         await node.start()
         authorize = self._app.app.authorize if self._app.app is not None else None
@@ -251,6 +255,8 @@ class _Worker:
         for task in (sampling, *preparing):
             task.cancel()
         await node.drain()
+        if preparing:
+            await pass_sockets(front, self._link.pass_on)
         self._link.say(Released())
         if preparing:
             # Whoever takes over has need of the processor; there is nothing left to tidy up.
@@ -307,37 +313,48 @@ class _Adopting:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._early: list[socket.socket] = []
+        self._early: list[int] = []
         self._front: Front | None = None
+        self._sockets: dict[int, Passed] = {}
+        """What is known of WebSockets, by their numbers in the kernel."""
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def from_thread(self, sock: socket.socket) -> None:
+    def from_thread(self, fd: int) -> None:
         """One has come, to the thread that listens to the supervisor."""
         try:
-            self._loop.call_soon_threadsafe(self._take, sock)
+            self._loop.call_soon_threadsafe(self._take, fd)
         except RuntimeError:
-            sock.close()
+            os.close(fd)
 
     def begin(self, front: Front) -> None:
         """From now on they can be served."""
         self._front = front
         early, self._early = self._early, []
-        for sock in early:
-            self._take(sock)
+        for fd in early:
+            self._take(fd)
 
-    def _take(self, sock: socket.socket) -> None:
+    def _take(self, fd: int) -> None:
+        from perdure.gateway.handover import read_passed
+
         if self._front is None:
-            self._early.append(sock)
+            self._early.append(fd)
         elif self._front.draining:
-            sock.close()
+            os.close(fd)
+        elif stat.S_ISREG(os.fstat(fd).st_mode):
+            self._sockets |= read_passed(fd)
         else:
-            task = self._loop.create_task(self._adopt(self._front, sock))
+            task = self._loop.create_task(self._adopt(self._front, fd))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-    async def _adopt(self, front: Front, sock: socket.socket) -> None:
+    async def _adopt(self, front: Front, fd: int) -> None:
+        passed = self._sockets.pop(os.fstat(fd).st_ino, None)
+        sock = socket.socket(fileno=fd)
         try:
-            await front.adopt(sock)
+            if passed is None:
+                await front.adopt(sock)
+            else:
+                await front.adopt_socket(sock, passed)
         except OSError:
             sock.close()  # Its client has gone.
 

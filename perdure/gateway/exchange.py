@@ -137,6 +137,7 @@ class Exchange(HttpRequest):
         if len(conn.pending) > 1:
             raise Refusal("bad-request", "an upgrade comes when all before it is answered")
         return WebSocket(
+            conn.front,
             conn,
             *(gateway.host.lines, kind, key, oid_of(kind.name, key)),
             resumable=resumable,

@@ -19,8 +19,9 @@ from dataclasses import dataclass
 from perdure.clock import NS
 from perdure.gateway.http import Gateway
 from perdure.gateway.http1 import Connection
-from perdure.gateway.websocket import WebSocket
+from perdure.gateway.websocket import Passed, WebSocket
 from perdure.gateway.wire import date_line, result_head
+from perdure.journal.identity import oid_of
 
 # A chunk of bytes up to this size needs no limits checked: nothing in it can be over one.
 _SMALL = 16 * 1024
@@ -67,7 +68,7 @@ class Front:
         self.port = 0
         """The port it listens on."""
         self.draining = False
-        self.pass_on: Callable[[socket.socket], None] | None = None
+        self.pass_on: Callable[[int], None] | None = None
         """In a drain: takes connections between two requests, for a process that goes on."""
         self.connections: set[Connection] = set()
         self.sockets: set[WebSocket] = set()
@@ -99,7 +100,11 @@ class Front:
         for connection in list(self.connections):
             connection.drain()
         for websocket in list(self.sockets):
-            websocket.restart()
+            if self.pass_on is None:
+                websocket.restart()
+            else:
+                # What the client sends from now on is for the next worker to read.
+                websocket.pause(True)
         if not self._is_empty():
             self._empty = self.loop.create_future()
             await asyncio.wait([self._empty], timeout=timeout_s)
@@ -108,12 +113,34 @@ class Front:
             connection.give_up()
         if self._empty is not None:
             await asyncio.wait([self._empty], timeout=_LAST_WORDS_S)
-        self.close()
+        if self.pass_on is None:
+            self.close()
         return whole
 
     async def adopt(self, sock: socket.socket) -> None:
         """Go on with a connection of a process that has gone."""
         await self.loop.connect_accepted_socket(lambda: Connection(self), sock)
+
+    async def adopt_socket(self, sock: socket.socket, passed: Passed) -> None:
+        """Go on with a WebSocket of a process that has gone. Raises OSError if its client has."""
+        host = self.gateway.host
+        kind = host.kinds.get(passed.kind)
+        if kind is None or kind.hooks is None:
+            sock.close()  # Nobody is there to talk to any more.
+            return
+        websocket = WebSocket(
+            self,
+            None,
+            host.lines,
+            kind,
+            passed.key,
+            oid_of(kind.name, passed.key),
+            resumable=passed.resumable,
+            websocket_key=b"",
+            deflate=(passed.bits, "") if passed.bits else None,
+        )
+        websocket.take_up(passed)
+        await self.loop.connect_accepted_socket(lambda: websocket, sock)
 
     def close(self) -> None:
         """Stop at once: connections that are left are cut off."""
@@ -151,7 +178,7 @@ class Front:
             self._empty.set_result(None)
 
     def _is_empty(self) -> bool:
-        return not (self.connections or self.sockets)
+        return not (self.connections or (self.sockets and self.pass_on is None))
 
     # ---- time ----
 

@@ -522,7 +522,7 @@ class Connection(asyncio.Protocol):
             return
         # The process that takes over sees a connection between two requests, as we do; what the
         # client has sent since then is still with the kernel. Closing here closes our end alone.
-        self.front.pass_on(self.transport.get_extra_info("socket"))
+        self.front.pass_on(self.transport.get_extra_info("socket").fileno())
         self.ending = True
         self.transport.abort()
 

@@ -11,7 +11,9 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
+
+import msgspec
 
 from perdure.gateway.frames import (
     CLOSE,
@@ -51,6 +53,20 @@ def accept_key(key: bytes) -> bytes:
     return base64.b64encode(hashlib.sha1(key + _GUID).digest())
 
 
+class Passed(msgspec.Struct, array_like=True):
+    """What one worker tells the next of a socket (handover.py)."""
+
+    kind: str
+    key: str
+    id: str
+    resumable: bool
+    stays: bool
+    bits: int
+    """Of the window that messages are compressed with; 0: they are not."""
+    rest: bytes
+    """What has come of a frame that is not complete."""
+
+
 class WebSocket(Session, asyncio.Protocol):
     """One client on the own front."""
 
@@ -73,7 +89,8 @@ class WebSocket(Session, asyncio.Protocol):
 
     def __init__(
         self,
-        carrier: Connection,
+        front: Front,
+        carrier: Connection | None,
         lines: Lines,
         kind: Kind,
         key: str,
@@ -83,10 +100,9 @@ class WebSocket(Session, asyncio.Protocol):
         websocket_key: bytes,
         deflate: tuple[int, str] | None,
     ) -> None:
-        front = carrier.front
         super().__init__(front.gateway, lines, kind, key, oid, resumable=resumable)
-        self._front: Front = front
-        self._carrier: Connection | None = carrier
+        self._front = front
+        self._carrier = carrier
         self._key = websocket_key
         self._bits, self._extensions = deflate or (0, "")
         self.variant |= self._bits << 1
@@ -136,6 +152,55 @@ class WebSocket(Session, asyncio.Protocol):
     def is_busy(self) -> bool:
         """Whether the connection is in the middle of being parsed, and cannot be taken over."""
         return self._carrier is not None and self._carrier.feeding
+
+    # --- from one worker to the next
+
+    def to_pass(self) -> Passed | None:
+        """What the next worker has to know of it; None if it cannot be passed on."""
+        ready = (
+            self.phase is Phase.OPEN
+            and self._held is None
+            and self._closing is None
+            and not self._unsettled
+            and self._reader.broken is None
+            and self._reader.between_messages()
+            and not self.is_writing()
+        )
+        if not ready:
+            return None
+        kind, rest = self.kind.name, self._reader.rest
+        return Passed(kind, self.key, self.id, self.resumable, self._stays, self._bits, rest)
+
+    def is_writing(self) -> bool:
+        """Whether bytes are still on their way to the client."""
+        return self._transport.get_write_buffer_size() > 0
+
+    def fileno(self) -> int:
+        return int(self._transport.get_extra_info("socket").fileno())
+
+    def let_go(self) -> None:
+        """It is somebody else's: nothing is said to the client or to the object."""
+        self.phase = Phase.CLOSED
+        self._lines.remove(self)
+        # Closing it here closes our end alone.
+        self._transport.abort()
+
+    def take_up(self, passed: Passed) -> None:
+        """Be the line of a connection that a worker before had."""
+        self.id = passed.id
+        self._stays = passed.stays
+        self.phase = Phase.OPEN
+        self._held = None
+        if passed.rest:
+            self._reader.feed(passed.rest)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Only of one that is taken up: after an upgrade the transport is there already.
+        self._transport = cast("asyncio.Transport", transport)
+        most = self.gateway.settings.socket_queue_bytes
+        self._transport.set_write_buffer_limits(high=most, low=min(_LOW, most // 2))
+        self._front.socket_joined(self)
+        self._lines.adopt(self)
 
     # --- the transport's side
 

@@ -54,6 +54,9 @@ PROTOCOL = 1002
 GONE = 4404
 REPLACED = 4409
 
+HAND_OVER_S = 5.0
+"""For so long a line may be missing after a worker has taken over from another."""
+
 _WOKEN_AT_ONCE = 64
 _PAGE = 1000
 _MAC_BYTES = 15
@@ -135,6 +138,10 @@ class Lines:
         """By object and connection."""
         self.awaited: dict[tuple[int, str], Timer] = {}
         """Connections without a line that may be resumed, with the end of their grace time."""
+        self.expects_until_ns = 0
+        """Until then lines of the process before may still be handed over."""
+        self._adopted: set[tuple[int, str]] = set()
+        """Lines that were handed over before their object was loaded."""
         self._starting: asyncio.Task[None] | None = None
 
     # --- the ways in
@@ -387,14 +394,15 @@ class Lines:
         for line in list(self.open.get(oid, {}).values()):
             self.drop(line, LATER, "the object cannot be served at the moment")
 
-    def _await(self, oid: int, id_: str) -> None:
+    def _await(self, oid: int, id_: str, grace_s: float | None = None) -> None:
         host = self._host
+        grace_s = host.settings.resume_grace if grace_s is None else grace_s
 
         def over() -> None:
             self.awaited.pop((oid, id_), None)
             self._tell(oid, Disconnected(id_, LOST, "the client did not come back"))
 
-        when_ns = host.clock.now_ns() + int(host.settings.resume_grace * NS)
+        when_ns = host.clock.now_ns() + int(grace_s * NS)
         self.awaited[oid, id_] = host.clock.call_at(when_ns, over)
 
     def resumed(self, line: Line) -> Line | None:
@@ -405,6 +413,25 @@ class Lines:
         before = self.open.get(line.oid, {}).get(line.id)
         self.add(line)
         return before
+
+    def expect(self) -> None:
+        """Another worker served until now, and hands its lines over in a moment."""
+        self.expects_until_ns = self._host.clock.now_ns() + int(HAND_OVER_S * NS)
+
+    def adopt(self, line: Line) -> None:
+        """A line that a process before had is here, and its connection goes on."""
+        self.resumed(line)
+        activation = self._host.find(line.oid)
+        if activation is not None and activation.takes_now():
+            self._check_adopted(activation.machine, line)
+        else:
+            self._adopted.add((line.oid, line.id))
+
+    def _check_adopted(self, machine: Machine, line: Line) -> None:
+        if line.id not in (machine.connections or {}):
+            # It came too late: the object has been told that it was lost.
+            self.remove(line)
+            line.close(RESTART, "the server restarts")
 
     def _tell(self, oid: int, event: Disconnected) -> None:
         # While the node stops nothing is told: the next one finds the connection without a line.
@@ -420,11 +447,17 @@ class Lines:
             # A fork that is only looked at stays as it was taken.
             return
         table = self.open.get(machine.oid, {})
+        for id_, line in list(table.items()):
+            if (machine.oid, id_) in self._adopted:
+                self._adopted.discard((machine.oid, id_))
+                self._check_adopted(machine, line)
         for id_, conn in (machine.connections or {}).items():
             if id_ in table or (machine.oid, id_) in self.awaited:
                 continue
             if conn._resumable:
                 self._await(machine.oid, id_)
+            elif self._host.clock.now_ns() < self.expects_until_ns:
+                self._await(machine.oid, id_, HAND_OVER_S)
             else:
                 self._tell(machine.oid, Disconnected(id_, LOST, "the line was lost"))
 

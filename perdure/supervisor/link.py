@@ -174,11 +174,12 @@ class WorkerEnd:
                 except OSError:
                     pass
 
-    def pass_on(self, connection: socket.socket) -> None:
-        """Give a connection to the supervisor, for the worker that takes over."""
+    def pass_on(self, fd: int) -> None:
+        """Give a connection to the supervisor, for the worker that takes over; or a file that
+        says something of those that follow."""
         try:
             # A line of nothing: file descriptors travel with bytes only.
-            socket.send_fds(self._socket, [b"\n"], [connection.fileno()])
+            socket.send_fds(self._socket, [b"\n"], [fd])
         except OSError:
             pass
 
@@ -197,10 +198,10 @@ class WorkerEnd:
     def watch(
         self,
         on_gone: Callable[[], None],
-        on_connection: Callable[[socket.socket], None] | None = None,
+        on_passed: Callable[[int], None] | None = None,
     ) -> None:
-        """Call `on_gone`, in a thread of its own, when the supervisor is no more; and
-        `on_connection` with each connection of the worker before."""
+        """Call `on_gone`, in a thread of its own, when the supervisor is no more; and `on_passed`
+        with each descriptor that the worker before has passed on."""
 
         def wait() -> None:
             try:
@@ -210,11 +211,10 @@ class WorkerEnd:
                         break
                     for fd in fds:
                         os.set_inheritable(fd, False)
-                        sock = socket.socket(fileno=fd)
-                        if on_connection is not None:
-                            on_connection(sock)
+                        if on_passed is not None:
+                            on_passed(fd)
                         else:
-                            sock.close()
+                            os.close(fd)
             except OSError:
                 pass
             on_gone()
