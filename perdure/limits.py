@@ -1,6 +1,6 @@
 """Limits of steps: how many run at once, and how many begin in a second, on one node.
 
-This is the declaration; host/gates.py keeps it.
+This is the declaration; host/throttles.py keeps it.
 """
 
 from __future__ import annotations

@@ -26,9 +26,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 
 from perdure.gateway import lists, upkeep
-from perdure.gateway.inbox import list_promises
 from perdure.gateway.past import PAGE, PAGE_MAX, PastOf, Uploads
 from perdure.gateway.problem import Refusal, Reply
+from perdure.gateway.promises import list_promises
 from perdure.gateway.reply import json_reply, nothing
 from perdure.gateway.request import read_list, read_query, whole_number
 from perdure.ref import check_key, format_address, parse_address

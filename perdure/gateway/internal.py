@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from perdure.gateway.admin import Admin
-from perdure.gateway.inbox import reject, resolve
 from perdure.gateway.problem import Refusal, Reply, problem_of_failure
+from perdure.gateway.promises import reject, resolve
 from perdure.gateway.reply import JSON, accepted, cancelled, json_reply
 from perdure.gateway.request import (
     Fields,

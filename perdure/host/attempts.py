@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from perdure.host.gates import Gate
+from perdure.host.throttles import Gate
 from perdure.steps import Step
 from perdure.suspend import heap
 

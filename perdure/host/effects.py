@@ -23,9 +23,9 @@ from perdure.failure import failure_of
 from perdure.host.attempts import Threads, perform, stream
 from perdure.host.blobs import BLOB_FROM
 from perdure.host.failures import pickled_failure
-from perdure.host.gates import Gate, Gates
 from perdure.host.records import Waited
 from perdure.host.stepping import Blob, Stream, awaited
+from perdure.host.throttles import Gate, Gates
 from perdure.journal.entry import StepAsked, StepBegun, StepDone, StepDropped, StepItem
 from perdure.journal.log import Output
 from perdure.steps import close_at_drain, find_step

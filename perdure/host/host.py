@@ -32,11 +32,11 @@ from perdure.host.blobs import Blobs
 from perdure.host.checkpoint import Checkpointer
 from perdure.host.delivery import RETRY_S, Delivery
 from perdure.host.effects import Effects
-from perdure.host.inbox import Inbox
 from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
 from perdure.host.indexing import Index
 from perdure.host.lines import Lines
 from perdure.host.machine import Machine
+from perdure.host.open_promises import Inbox
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.register import Register
 from perdure.host.residency import Residency

@@ -29,7 +29,7 @@ from perdure import ref, steps
 from perdure.app import App
 from perdure.clock import NS
 from perdure.errors import OperatorError, PerdureError
-from perdure.gateway.inbox import list_promises
+from perdure.gateway.promises import list_promises
 from perdure.host.activation import Activation
 from perdure.node import Node
 from perdure.object import Object, kind_of

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from perdure import Limit, Object, heartbeat, send, step
-from perdure.host.gates import Gate
+from perdure.host.throttles import Gate
 from perdure.sight import look
 from tests.host.stage import Stage, eventually
 
