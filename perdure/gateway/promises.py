@@ -65,7 +65,7 @@ async def list_promises(host: Host, query: bytes, prefix: str) -> Reply:
     kind, key = given.get("class") or None, None
     if given.get("object"):
         kind, key = parse_address(given["object"])
-    rows = await host.inbox.page(
+    rows = await host.open_promises.page(
         host, kind, key, given.get("type") or None, _position(given.get("after")), limit
     )
     found = [

@@ -412,7 +412,7 @@ class Activation:
             elif type(command) is StepDropped:
                 outputs.append(host.effects.dropping(oid, command))
             elif type(command) is Promised or type(command) is Settled:
-                host.inbox.note(oid, seq, machine.now_ns, command)
+                host.open_promises.note(oid, seq, machine.now_ns, command)
             elif type(command) in FOR_LINES:
                 frames = frames or []
                 frames.append((index, command))

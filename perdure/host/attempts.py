@@ -16,7 +16,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from perdure.host.throttles import Gate
+from perdure.host.throttles import Throttle
 from perdure.steps import Step
 from perdure.suspend import heap
 
@@ -39,9 +39,9 @@ class Threads(ThreadPoolExecutor):
 class Job:
     """A function on its way through a thread, and the places it takes meanwhile."""
 
-    def __init__(self, function: Callable[[], Any], gates: list[Gate]) -> None:
+    def __init__(self, function: Callable[[], Any], throttles: list[Throttle]) -> None:
         self._function = function
-        self._gates = gates
+        self._throttles = throttles
         self._loop = asyncio.get_running_loop()
         self._lock = threading.Lock()
         self._over = self._abandoned = False
@@ -62,17 +62,17 @@ class Job:
             with contextlib.suppress(RuntimeError):  # the loop is closed
                 self._loop.call_soon_threadsafe(self._leave)
 
-    def abandon(self) -> list[Gate]:
+    def abandon(self) -> list[Throttle]:
         """Nobody waits any more. Gives the places that are free now: all, or none yet."""
         with self._lock:
             self._abandoned = True
             if self._over:
-                return self._gates
+                return self._throttles
         return []
 
     def _leave(self) -> None:
-        for gate in self._gates:
-            gate.leave()
+        for throttle in self._throttles:
+            throttle.leave()
 
 
 async def perform(
@@ -119,12 +119,12 @@ async def stream(
 async def _in_thread(effects: Effects, attempt: Running, function: Callable[[], Any]) -> Any:
     # The thread gets a copy of the context, in which step_id() has its answer.
     context = contextvars.copy_context()
-    gates, attempt.gates = attempt.gates, []
-    job = Job(lambda: context.run(function), gates)
+    throttles, attempt.throttles = attempt.throttles, []
+    job = Job(lambda: context.run(function), throttles)
     try:
         return await asyncio.get_running_loop().run_in_executor(effects.threads, job)  # type: ignore[arg-type]
     finally:
-        attempt.gates = job.abandon()
+        attempt.throttles = job.abandon()
 
 
 @contextlib.asynccontextmanager

@@ -164,7 +164,7 @@ class Checkpointer:
             await log.durable(lsn)
             forget = self._forgotten(rows)
             lasts = {row.oid: row.last for row in rows}
-            promises, settled = self._host.inbox.upto(lasts)
+            promises, settled = self._host.open_promises.upto(lasts)
             await self._store(
                 Checkpoint(
                     log.part,
@@ -181,7 +181,7 @@ class Checkpointer:
                     failed=self._host.register.failed_upto(rows),
                 )
             )
-            self._host.inbox.written(lasts)
+            self._host.open_promises.written(lasts)
             self._host.index.written(rows)
             self._host.register.written(rows, calls)
             caches = {one.oid: one.seq for one in suspended}

@@ -25,7 +25,7 @@ from perdure.host.blobs import BLOB_FROM
 from perdure.host.failures import pickled_failure
 from perdure.host.records import Waited
 from perdure.host.stepping import Blob, Stream, awaited
-from perdure.host.throttles import Gate, Gates
+from perdure.host.throttles import Throttle, Throttles
 from perdure.journal.entry import StepAsked, StepBegun, StepDone, StepDropped, StepItem
 from perdure.journal.log import Output
 from perdure.steps import close_at_drain, find_step
@@ -65,13 +65,13 @@ class Running(within.Attempt):
         "credit",
         "done",
         "effects",
-        "gates",
         "index",
         "oid",
         "phase",
         "recorded",
         "since_ns",
         "task",
+        "throttles",
         "unwritten",
         "unwritten_bytes",
     )
@@ -84,7 +84,7 @@ class Running(within.Attempt):
         self.phase = Phase.WAITING
         self.since_ns = effects.clock.now_ns()
         """When the phase began."""
-        self.gates: list[Gate] = []
+        self.throttles: list[Throttle] = []
         """Where it has a place."""
         self.begin: asyncio.Future[None] | None = None
         """Done when it is on disk that a step that must not be repeated may have begun."""
@@ -179,7 +179,7 @@ class Effects:
         self._attempts: dict[tuple[int, int], Running] = {}
         self.blocked: dict[int, list[Running]] = {}
         """Attempts that wait until their object has taken items, by object."""
-        self.gates = Gates(asyncio.get_running_loop(), host.settings.step_threads)
+        self.throttles = Throttles(asyncio.get_running_loop(), host.settings.step_threads)
         self.threads = Threads(host.settings.step_threads)
         self._closed = False
 
@@ -320,10 +320,10 @@ class Effects:
             )
         args, kwargs = heap.loads(asked.body)
         if step.limit is not None or not step.awaits:
-            for gate in self.gates.of(step, args, kwargs):
-                if not gate.try_enter():
-                    await gate.enter()
-                attempt.gates.append(gate)
+            for throttle in self.throttles.of(step, args, kwargs):
+                if not throttle.try_enter():
+                    await throttle.enter()
+                attempt.throttles.append(throttle)
         if asked.once:
             attempt.enters(Phase.BEGINNING)
             attempt.begin = asyncio.get_running_loop().create_future()
@@ -358,9 +358,9 @@ class Effects:
     def _end(self, attempt: Running) -> None:
         """Give its places back, and let its generator end."""
         attempt.enters(Phase.ENDED)
-        gates, attempt.gates = attempt.gates, []
-        for gate in gates:
-            gate.leave()
+        throttles, attempt.throttles = attempt.throttles, []
+        for throttle in throttles:
+            throttle.leave()
         if attempt.credit is not None and not attempt.credit.done():
             attempt.credit.cancel()
 
@@ -372,7 +372,7 @@ class Effects:
         self._closed = True
         for attempt in self._attempts.values():
             attempt.enters(Phase.ENDED)
-        self.gates.close()
+        self.throttles.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
         return [attempt.task for attempt in self._attempts.values()]
 
@@ -397,7 +397,7 @@ class Effects:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await close_at_drain()
-        self.gates.close()
+        self.throttles.close()
         self.threads.shutdown(wait=False, cancel_futures=True)
 
 

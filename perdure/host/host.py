@@ -36,7 +36,7 @@ from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
 from perdure.host.indexing import Index
 from perdure.host.lines import Lines
 from perdure.host.machine import Machine
-from perdure.host.open_promises import Inbox
+from perdure.host.open_promises import OpenPromises
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.register import Register
 from perdure.host.residency import Residency
@@ -136,7 +136,7 @@ class Host:
         self.effects = Effects(self)
         self.lines = Lines(self)
         self.quarantine = Quarantine(self, deaths)
-        self.inbox = Inbox()
+        self.open_promises = OpenPromises()
         self.timetables = Timetables(self, objects)
         self.index = Index(self)
         self.register = Register(self)
@@ -178,7 +178,7 @@ class Host:
         connected: dict[int, int] = {}
         for oid, entry in self.log.recover(await self.store.tail(0, claim.checkpoint)):
             wake[oid] = entry.wake_at
-            self.inbox.recover(oid, entry)
+            self.open_promises.recover(oid, entry)
             connected[oid] = entry.connections
             self.index.recover(oid, entry)
             self.register.recover(oid, entry)
@@ -498,7 +498,7 @@ class Host:
             activation.drop()
             last = self.log.last_entry(oid)
             last_seq = last.seq if last is not None else 0
-            self.inbox.take_back(oid, last_seq)
+            self.open_promises.take_back(oid, last_seq)
             self.index.take_back(oid, last_seq)
             self.register.take_back(oid, last_seq)
             if last is not None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from perdure.host.host import Host
 
 
-class Inbox:
+class OpenPromises:
     """What the tail says of promises, over what the store says."""
 
     def __init__(self) -> None:

@@ -20,7 +20,7 @@ _EPSILON_S = 1e-9
 _SWEEP_FROM = 256
 
 
-class Gate:
+class Throttle:
     """So many inside at once, and so many a second; the rest waits in a line."""
 
     __slots__ = ("_ahead_s", "_concurrency", "_due_s", "_interval_s", "_loop", "_timer", "inside",
@@ -107,42 +107,44 @@ class Gate:
             self._timer = self._loop.call_at(self._due_s - self._ahead_s, self._admit)
 
 
-class Gates:
-    """The gates of this node: one for its threads, and one for each limit and key in use."""
+class Throttles:
+    """The throttles of this node: one for its threads, and one for each limit and key in use."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, threads: int) -> None:
         self._loop = loop
-        self.threads = Gate(loop, threads)
-        self._gates: dict[tuple[Limit, Hashable], Gate] = {}
+        self.threads = Throttle(loop, threads)
+        self._throttles: dict[tuple[Limit, Hashable], Throttle] = {}
         self._sweep_at = _SWEEP_FROM
 
-    def of(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Gate]:
+    def of(self, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Throttle]:
         """What an attempt has to pass, in this order. Raises what the limit's key raises."""
-        gates = []
+        throttles = []
         limit = step.limit
         if limit is not None:
             place = (limit, _key(limit, step, args, kwargs))
-            gate = self._gates.get(place)
-            if gate is None:
+            throttle = self._throttles.get(place)
+            if throttle is None:
                 self._sweep()
-                gate = Gate(self._loop, limit.concurrency, limit.per_second, limit.burst)
-                self._gates[place] = gate
-            gates.append(gate)
+                throttle = Throttle(self._loop, limit.concurrency, limit.per_second, limit.burst)
+                self._throttles[place] = throttle
+            throttles.append(throttle)
         if not step.awaits:
             # Last: who has a thread does not hold it while it waits for anything else.
-            gates.append(self.threads)
-        return gates
+            throttles.append(self.threads)
+        return throttles
 
     def _sweep(self) -> None:
         """Keys may be many; those that nobody asks for any more are dropped now and then."""
-        if len(self._gates) < self._sweep_at:
+        if len(self._throttles) < self._sweep_at:
             return
-        self._gates = {place: gate for place, gate in self._gates.items() if not gate.idle()}
-        self._sweep_at = max(_SWEEP_FROM, 2 * len(self._gates))
+        self._throttles = {
+            place: throttle for place, throttle in self._throttles.items() if not throttle.idle()
+        }
+        self._sweep_at = max(_SWEEP_FROM, 2 * len(self._throttles))
 
     def close(self) -> None:
-        for gate in (self.threads, *self._gates.values()):
-            gate.close()
+        for throttle in (self.threads, *self._throttles.values()):
+            throttle.close()
 
 
 def _key(limit: Limit, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Hashable:

@@ -308,7 +308,7 @@ async def test_a_query_makes_none() -> None:
 
 async def listed(stage: Stage, **filters: Any) -> list[tuple[str, str]]:
     given = {"kind": None, "key": None, "type_": None, "after": None, "limit": 100} | filters
-    rows = await stage.host.inbox.page(stage.host, **given)
+    rows = await stage.host.open_promises.page(stage.host, **given)
     return [(f"{row.kind}/{row.key}", row.type) for row in rows]
 
 
@@ -347,7 +347,8 @@ async def test_the_list_comes_in_pages() -> None:
                 await stage.host.checkpointer.run()
         found: list[str] = []
         after = None
-        while rows := await stage.host.inbox.page(stage.host, "Order", None, None, after, 3):
+        page = stage.host.open_promises.page
+        while rows := await page(stage.host, "Order", None, None, after, 3):
             found += [row.token for row in rows]
             after = (rows[-1].since, rows[-1].token)
         assert len(found) == len(set(found)) == 14

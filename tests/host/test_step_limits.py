@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from perdure import Limit, Object, heartbeat, send, step
-from perdure.host.throttles import Gate
+from perdure.host.throttles import Throttle
 from perdure.sight import look
 from tests.host.stage import Stage, eventually
 
@@ -260,34 +260,34 @@ class Sums(Object):
         return await slow_sum(n)
 
 
-# --- gates by themselves
+# --- throttles by themselves
 
 
 async def test_a_place_given_to_somebody_who_left_goes_to_the_next() -> None:
     loop = asyncio.get_running_loop()
-    gate = Gate(loop, 1, per_second=10)
-    await gate.enter()
-    waiting = [asyncio.create_task(gate.enter()) for _ in range(3)]
+    throttle = Throttle(loop, 1, per_second=10)
+    await throttle.enter()
+    waiting = [asyncio.create_task(throttle.enter()) for _ in range(3)]
     await asyncio.sleep(1)
-    gate.leave()
+    throttle.leave()
     waiting[0].cancel()  # in the very moment in which it has got the place
     await asyncio.sleep(0)
     await asyncio.wait_for(waiting[1], 1)
     waiting[2].cancel()
     await asyncio.gather(*waiting, return_exceptions=True)
-    gate.leave()
+    throttle.leave()
     await asyncio.sleep(1)
-    assert gate.idle()
-    assert gate.try_enter()
+    assert throttle.idle()
+    assert throttle.try_enter()
 
 
 async def test_nobody_passes_those_who_wait() -> None:
-    gate = Gate(asyncio.get_running_loop(), 1)
-    assert gate.try_enter()
-    waiting = asyncio.create_task(gate.enter())
+    throttle = Throttle(asyncio.get_running_loop(), 1)
+    assert throttle.try_enter()
+    waiting = asyncio.create_task(throttle.enter())
     await asyncio.sleep(0)
-    gate.leave()
-    assert not gate.try_enter()
+    throttle.leave()
+    assert not throttle.try_enter()
     await waiting
 
 
