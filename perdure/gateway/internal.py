@@ -1,10 +1,9 @@
 """What lies under `/_perdure/`: which path is what, and who may ask for it.
 
     open     health, ready, openapi.json, client.js
-    token    promises/{token}[/reject]                      whoever has the token
-    app      calls/{id}                                     whoever `authorize` lets in
-    admin    metrics, classes, objects, promises, doctor, quarantine
-                                                            loopback, or the admin token
+    open     promises/{token}[/reject]       whoever has the token
+    app      calls/{id}                      whoever `authorize` lets in
+    admin    metrics, and all of admin.py    loopback, or the admin token
 
 Loopback means a program on this machine that speaks for itself (`came_straight`); a proxy's word
 about its client is not taken.
