@@ -172,6 +172,10 @@ class Reader:
         """What has come in of a frame that is not complete."""
         return b"".join(self._pieces or ())
 
+    def between_messages(self) -> bool:
+        """Whether no message is there in part, but for `rest`."""
+        return self._parts is None
+
     def _allowed(self, first: int, second: int, size: int) -> bool:
         opcode = first & 0x0F
         if opcode not in (_CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG):
