@@ -142,6 +142,13 @@ def test_comments_point_to_documents_and_modules_that_exist() -> None:
     assert wrong == []
 
 
+def test_the_map_of_the_host_has_each_of_its_files_once() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    rows = text.partition("| topic |")[2].partition("\n\n")[0]
+    files = sorted(path.stem for path in (PACKAGE / "host").glob("[!_]*.py"))
+    assert sorted(re.findall(r"`(\w+)`", rows)) == files
+
+
 def test_every_module_says_what_it_guarantees() -> None:
     silent = [
         str(path.relative_to(ROOT))
