@@ -209,6 +209,20 @@ def test_the_sync_twin_does_the_same(tmp_path: Path) -> None:
         assert client.result(call_id) is None
 
 
+def test_a_sync_client_needs_no_with(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with served_in_a_thread(tmp_path) as url:
+        client = perdure.connect_sync(url)
+        assert client.at("Shop", "a").call("count") == 0
+        shop: Any = client.at(Shop, "a")
+        assert next(shop.items(3)).count == 1
+        client.close()
+        client.close()
+    # The stream that nobody walked to its end has left nothing behind.
+    assert caplog.text == ""
+
+
 # --- the protocol, without a server
 
 

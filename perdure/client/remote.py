@@ -68,11 +68,6 @@ class Client:
         self._http: httpx.AsyncClient | None = None
 
     async def __aenter__(self) -> Self:
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(10.0, read=None, pool=None),
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
-            headers={"user-agent": "perdure"},
-        )
         return self
 
     async def __aexit__(
@@ -161,7 +156,11 @@ class Client:
 
     def _open(self) -> httpx.AsyncClient:
         if self._http is None:
-            raise RuntimeError("use the client in an `async with perdure.connect(…) as client:`")
+            self._http = httpx.AsyncClient(
+                timeout=httpx.Timeout(10.0, read=None, pool=None),
+                limits=httpx.Limits(max_connections=None, max_keepalive_connections=100),
+                headers={"user-agent": "perdure"},
+            )
         return self._http
 
     def _sent(self, body: bytes | None, headers: Mapping[str, str] | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import threading
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterator, Mapping
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -53,10 +53,23 @@ class _Loop:
             future.cancel()
             raise
 
+    def is_closed(self) -> bool:
+        return self._loop.is_closed()
+
     def close(self) -> None:
+        self.run(self._finish())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+
+    async def _finish(self) -> None:
+        # A stream that was walked half-way is closed by a task, which is not left behind.
+        await self._loop.shutdown_asyncgens()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
 
 
 class _Twin:
@@ -104,8 +117,9 @@ class SyncClient(_Twin):
 
     def close(self) -> None:
         """Let the connections to the server go, and end the thread."""
-        self._loop.run(self._inner.close())
-        self._loop.close()
+        if not self._loop.is_closed():
+            self._loop.run(self._inner.close())
+            self._loop.close()
 
 
 class SyncConnection(_Twin):
@@ -139,11 +153,17 @@ async def _wait(result: Any) -> Any:
 
 def _walk(loop: _Loop, items: AsyncIterator[Any]) -> Iterator[Any]:
     iterator = aiter(items)
-    while True:
-        try:
-            yield loop.run(_wait(anext(iterator)))
-        except StopAsyncIteration:
-            return
+    try:
+        while True:
+            try:
+                item = loop.run(_wait(anext(iterator)))
+            except StopAsyncIteration:
+                return
+            yield item
+    finally:
+        # Walked half-way: the answer is not read on.
+        if isinstance(iterator, AsyncGenerator) and not loop.is_closed():
+            loop.run(iterator.aclose())
 
 
 __all__ = ["ConnectionEnded", "SyncClient", "SyncConnection", "connect_sync"]

@@ -23,7 +23,6 @@ import gc
 import os
 import random
 import sys
-import sysconfig
 import threading
 import time
 import uuid
@@ -35,8 +34,8 @@ from typing import Any, cast
 import tzdata  # type: ignore[import-untyped]
 
 import perdure.clock  # noqa: F401 - it has to see the real functions, so it comes before `install`
-from perdure.errors import SideEffectError
 from perdure.host.machine import Machine
+from perdure.host.refusal import refusal
 
 _get_running_loop = asyncio._get_running_loop
 
@@ -167,7 +166,7 @@ def _clock_gettime_ns(clock: int, /) -> int:
 
 def _sleep(seconds: float, /) -> None:
     if _turn() is not None:
-        raise _refusal(
+        raise refusal(
             "time.sleep() would hold up every object of the process",
             "Await asyncio.sleep() instead.",
         )
@@ -324,7 +323,7 @@ def _thread_functions() -> list[tuple[ModuleType, str, Callable[..., Any]]]:
 
     def start_new_thread(*args: Any) -> int:
         if _turn() is not None:
-            raise _refusal(f"starting a thread {_ONCE_MORE}", _AS_A_STEP)
+            raise refusal(f"starting a thread {_ONCE_MORE}", _AS_A_STEP)
         return real(*args)
 
     dressed = _dress(start_new_thread, real)
@@ -435,22 +434,4 @@ def _audit(event: str, args: tuple[Any, ...]) -> None:
             break
         frame = frame.f_back
     detail = f" {args[0]!r}" if args and isinstance(args[0], (str, bytes)) else ""
-    raise _refusal(f"{what}{detail} {_ONCE_MORE}", _AS_A_STEP)
-
-
-_STDLIB = sysconfig.get_paths()["stdlib"]
-_OWN = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-
-
-def _refusal(what: str, hint: str) -> SideEffectError:
-    """The error, with the line of the app's own code nearest to what happened."""
-    frame: FrameType | None = sys._getframe(2)
-    while frame is not None:
-        path = frame.f_code.co_filename
-        own = path.startswith((_STDLIB, _OWN, "<frozen")) and "site-packages" not in path
-        if not own and "site-packages" not in path:
-            return SideEffectError(
-                f"{path}:{frame.f_lineno} in {frame.f_code.co_qualname}: {what}", hint=hint
-            )
-        frame = frame.f_back
-    return SideEffectError(what, hint=hint)
+    raise refusal(f"{what}{detail} {_ONCE_MORE}", _AS_A_STEP)

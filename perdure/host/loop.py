@@ -18,6 +18,7 @@ from typing import Any, ClassVar, NoReturn
 
 from perdure.clock import NS
 from perdure.errors import SideEffectError
+from perdure.host.refusal import refusal
 from perdure.host.task import Future, Task
 
 
@@ -297,7 +298,7 @@ class ObjectLoop:
     def run_in_executor(
         self, executor: object, func: Callable[..., object], *args: Any
     ) -> NoReturn:
-        raise SideEffectError(
+        raise refusal(
             f"a turn cannot hand {getattr(func, '__qualname__', func)!r} to a thread: "
             "its result would not be recorded",
             hint="Make it a step: @step on a plain function runs it in a thread.",
@@ -305,7 +306,7 @@ class ObjectLoop:
 
     def __getattr__(self, name: str) -> Any:
         if hasattr(asyncio.AbstractEventLoop, name):
-            raise SideEffectError(
+            raise refusal(
                 f"an object's event loop has no {name}(): it would reach the outside",
                 hint="Do it in a step: an async function marked @step, awaited from the handler.",
             )

@@ -87,7 +87,8 @@ def _copy_whole(source: sqlite3.Connection, path: Path) -> Backup:
 
 
 def _bring_up_to_date(source: sqlite3.Connection, source_path: Path, path: Path) -> Backup:
-    with closing(sqlite3.connect(path.as_uri(), uri=True, isolation_level=None)) as copy:
+    uri = path.absolute().as_uri()
+    with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as copy:
         copy.execute("PRAGMA synchronous = FULL")
         copy.execute("PRAGMA secure_delete = ON")
         copy.execute("PRAGMA journal_mode = DELETE")
@@ -101,7 +102,8 @@ def _bring_up_to_date(source: sqlite3.Connection, source_path: Path, path: Path)
                 hint="Begin a new backup in another directory, and keep this one as long as you "
                 "may want to go back.",
             )
-        copy.execute("ATTACH DATABASE ? AS live", (f"{source_path.as_uri()}?mode=ro",))
+        live = f"{source_path.absolute().as_uri()}?mode=ro"
+        copy.execute("ATTACH DATABASE ? AS live", (live,))
         copy.execute("BEGIN IMMEDIATE")
         try:
             objects, segments = _copy_news(copy)

@@ -52,7 +52,7 @@ from perdure.ref import Ref, format_address, parse_address
 from perdure.schedule import Schedule
 from perdure.sight.stacks import short
 from perdure.sight.steps import tell_failed, tell_steps
-from perdure.sight.waits import tell_waits
+from perdure.sight.waits import is_sleep, tell_waits
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -259,6 +259,8 @@ def _timer(timer: Any) -> dict[str, Any]:
         return {"due": iso(timer.when_ns), "calls": f"the deadline of call {timer.args[0]}"}
     if callback is schedules.fire:
         return _scheduled(timer.args[1])
+    if is_sleep(timer):
+        return {"due": iso(timer.when_ns), "calls": "the end of a sleep"}
     name = callback.__qualname__ if isinstance(callback, _FUNCTIONS) else short(callback)
     return {"due": iso(timer.when_ns), "calls": name}
 

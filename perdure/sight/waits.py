@@ -97,7 +97,7 @@ class Waits:
                 if not isinstance(part, asyncio.Future):
                     continue
                 self._timers.setdefault(id(part), []).append(timer)
-                if not isinstance(part, Task) and (part is owner or _is_sleep(timer)):
+                if not isinstance(part, Task) and (part is owner or is_sleep(timer)):
                     self._direct[id(part)] = timer
                     known.append(part)
         records: list[Asked | Waited] = [*(machine.asked or {}).values()]
@@ -232,7 +232,7 @@ def _owner(callback: object) -> Any:
     return callback.__self__ if method else None  # type: ignore[attr-defined]
 
 
-def _is_sleep(timer: TimerHandle) -> bool:
+def is_sleep(timer: TimerHandle) -> bool:
     # Other timers of asyncio with a future are the ends of its patience.
     callback = timer.callback
     return (
@@ -331,7 +331,7 @@ def _name(source: Source, frames: list[Frame]) -> str:
                     made, attempt = frame.variables["made"], frame.variables["attempt"]
                     next_ = _step(made.name, attempt + 1)
                     return f"sleep until {iso(source.when_ns)}, then {next_}"
-            what = "sleep until" if _is_sleep(source) else "a timer at"
+            what = "sleep until" if is_sleep(source) else "a timer at"
             return f"{what} {iso(source.when_ns)}"
 
 

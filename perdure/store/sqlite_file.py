@@ -25,7 +25,7 @@ def connect(path: Path, *, reads_only: bool = False) -> sqlite3.Connection:
     """A connection in autocommit mode, for whichever thread has it at the moment."""
     # The file is there already (place.py), with the right mode: `rw` never makes one.
     connection = sqlite3.connect(
-        f"{path.as_uri()}?mode=rw",
+        f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
         timeout=_BUSY_S,
         isolation_level=None,

@@ -80,7 +80,7 @@ class Outside(perdure.Object):
 @pytest.mark.parametrize("name", ["thread", "connects"])
 async def test_what_reaches_outside_is_refused(name: str) -> None:
     async with Stage(Outside):
-        with pytest.raises(SideEffectError):
+        with pytest.raises(SideEffectError, match=r"test_asyncio\.py:\d+ in Outside\."):
             await getattr(Outside.at("a"), name)()
 
 

@@ -99,6 +99,18 @@ async def test_the_cost_of_the_next_copy_is_that_of_what_changed(tmp_path: Path)
         assert back_up(data, copy).objects <= 2
 
 
+async def test_directories_may_be_relative(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    async with stage_in(tmp_path / "data"):
+        await Account.at("a").pay("b", 1)
+        assert back_up(Path("data"), Path("copy")).whole
+        assert not back_up(Path("data"), Path("copy")).whole
+    assert restore(Path("copy"), Path("again"), None).path == "again"
+    assert_sound(Path("again"))
+
+
 async def test_a_copy_of_another_store_is_not_touched(tmp_path: Path) -> None:
     for name in ("one", "two"):
         async with stage_in(tmp_path / name):
