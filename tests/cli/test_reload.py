@@ -15,6 +15,8 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.crash.kills import kills
+
 pytestmark = [pytest.mark.slow]
 
 TRIP = '''
@@ -159,21 +161,22 @@ def children(pid: int) -> list[int]:
     return [int(one) for one in text.split()]
 
 
+@pytest.mark.crash
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="it needs Linux's /proc")
 def test_waits_come_to_their_end_once_over_deploys_that_are_killed(shell: Any) -> None:
     shell.write("trip.py", code("0"))
     server = shell.serve("serve", "trip.py")
     chance = random.Random(7)
-    count = 60
+    count, deploys = 30, min(kills(2), 12)
     with httpx.Client(base_url=server.url) as client:
         for number in range(count):
             asked = client.post(
                 f"/Trip/{number}/run",
-                json={"seconds": 25.0 + number / 10},
+                json={"seconds": 6.0 * deploys + number / 10},
                 headers={"Prefer": "respond-async"},
             )
             assert asked.status_code == 202
-    for deploy in range(1, 5):
+    for deploy in range(1, deploys + 1):
         shell.write("trip.py", code(str(deploy)))
         server.signal(signal.SIGHUP)
         # At any moment of it: both workers, as in a loss of power.
@@ -189,7 +192,7 @@ def test_waits_come_to_their_end_once_over_deploys_that_are_killed(shell: Any) -
         # Some wake in between, and go over.
         for number in range(0, count, deploy + 1):
             server.call(f"Trip/{number}/up")
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 90 + 6 * deploys
     for number in range(count):
         while len(log := httpx.get(f"{server.url}/Trip/{number}/read", timeout=60).json()) < 2:
             assert time.monotonic() < deadline, (number, log, server.text())
