@@ -26,6 +26,7 @@ from perdure.host import (
     cancelling,
     forking,
     promises,
+    repairs,
     schedules,
     sessions,
     stepping,
@@ -60,6 +61,7 @@ from perdure.journal.entry import (
     Item,
     Refused,
     Released,
+    Repaired,
     Reply,
     Resolved,
     Sent,
@@ -577,13 +579,13 @@ EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Skipped: Machine._skipped,
     Resolved: promises.resolved,
     Cancel: cancelling.cancel,
+    Repaired: repairs.repaired,
     Timetable: schedules.timetable,
     **sessions.EVENTS,
     Forked: forking.forked,
     Released: forking.released,
 }
-"""What each kind of event but a call does; the modules of what an object can do besides add theirs
-(host.py imports them)."""
+"""What each kind of event but a call does. upgrades.py, which needs machines, adds Upgraded."""
 
 
 def decode_arguments(signature: Signature, event: Call) -> Arguments:

@@ -14,9 +14,9 @@ from perdure.failure import Failure
 from perdure.host.failures import encode_failure
 from perdure.host.following import entries
 from perdure.host.incoming import Answer, IncomingCall
-from perdure.host.machine import EVENTS, Machine, decode_arguments
-from perdure.host.stepping import done
-from perdure.journal.entry import HTTP, Call, Repaired, StepDone, StepDropped
+from perdure.host.machine import decode_arguments
+from perdure.host.repairs import ATTRIBUTE, CALL, FAIL_STEP, STEP
+from perdure.journal.entry import HTTP, Call, Repaired
 from perdure.journal.identity import oid_of, oid_of_call
 from perdure.ref import parse_address
 from perdure.serde import from_json
@@ -25,30 +25,6 @@ from perdure.suspend import heap
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
     from perdure.host.host import Host
-
-STEP, FAIL_STEP, ATTRIBUTE, CALL = "step", "fail-step", "attribute", "call"
-
-
-# --- in the object
-
-
-def repaired(machine: Machine, event: Repaired) -> None:
-    """What a repair changes."""
-    if event.what == ATTRIBUTE and machine.instance is not None:
-        setattr(machine.instance, event.target, heap.loads(event.body))
-        machine.drain()
-    elif event.what in (STEP, FAIL_STEP):
-        number = int(event.target)
-        if machine.steps and number in machine.steps:
-            # Whatever its attempt brings is no longer waited for.
-            machine.commands.append(StepDropped(number))
-            done(machine, StepDone(number, event.what == STEP, event.body))
-
-
-EVENTS[Repaired] = repaired
-
-
-# --- from outside
 
 
 async def resolve_step(
@@ -109,7 +85,11 @@ async def drive_again(host: Host, call_id: str, by: str, why: str) -> Answer:
         raise UnknownCall(f"no call {call_id!r} is in the history of {machine.address}")
     handler = machine.kind.handlers.get(event.handler)
     if handler is None or event.format == HTTP:
-        raise Conflict(f"{event.handler} of {machine.address} cannot be called again")
+        why = "it is an HTTP request" if handler is not None else "its class has it no more"
+        raise Conflict(
+            f"{event.handler} of {machine.address} cannot be called again: {why}",
+            hint="Call a handler with the arguments that perdure history shows.",
+        )
     await _repair(host, activation, Repaired(CALL, call_id, b"", by, why))
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     args = decode_arguments(handler.signature, event)

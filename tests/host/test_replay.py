@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import subprocess
+import sys
 import time
 from typing import Any
 
@@ -208,3 +210,16 @@ def test_outside_of_turns_time_and_chance_are_real() -> None:
     guard.install()
     assert abs(time.time() - time.time_ns() / 1e9) < 3600
     assert isinstance(time.monotonic(), float)
+
+
+def test_whatever_replays_knows_each_event_without_a_host() -> None:
+    # In a process of its own: here, a host and a gateway are imported already.
+    source = """
+import typing
+import perdure.host.replay
+from perdure.host.machine import EVENTS
+from perdure.journal.entry import Call, Event
+print(*(set(typing.get_args(Event)) - {Call} ^ EVENTS.keys()))
+"""
+    run = [sys.executable, "-c", source]
+    assert subprocess.run(run, check=True, capture_output=True, text=True).stdout == "\n"
