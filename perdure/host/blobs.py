@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from perdure.errors import JournalCorrupt, OperatorError, PerdureError, StoreUnavailable
+from perdure.errors import JournalCorrupt, OperatorError, PerdureError
 from perdure.journal import codec
 from perdure.journal.entry import Entry, StepDone, StepItem
 from perdure.store.base import Segment
@@ -71,7 +71,7 @@ class Blobs:
         while True:
             try:
                 if not await store.put_blob(log.part, log.epoch, oid, name, sealed):
-                    raise StoreUnavailable("the partition was taken over by another process")
+                    raise log.fenced()
             except OperatorError as error:
                 logger.warning("a large value is not written yet; trying again", why=str(error))
                 await asyncio.sleep(_RETRY_S)

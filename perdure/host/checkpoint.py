@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from perdure.clock import NS
-from perdure.errors import CallError, OperatorError, StoreUnavailable
+from perdure.errors import CallError, OperatorError
 from perdure.host.activation import State
 from perdure.host.retention import cutoffs
 from perdure.host.snapshots import (
@@ -217,7 +217,7 @@ class Checkpointer:
 
     async def _store(self, slice_: Checkpoint) -> None:
         if not await self._host.store.checkpoint(slice_):
-            raise StoreUnavailable(f"partition {slice_.part} was taken over by another process")
+            raise self._host.log.fenced()
 
     def _snapshot(self, oid: int) -> tuple[Stored | None, int]:
         """A snapshot to write, and the chunk that has to be on disk before it."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import structlog
 
-from perdure.errors import BadArguments, CallError, OperatorError, StoreUnavailable, UnknownKind
+from perdure.errors import BadArguments, CallError, OperatorError, UnknownKind
 from perdure.indexed import index_key, ranges, split_name
 from perdure.journal.entry import Entry
 from perdure.store.base import Checkpoint, Condition, IndexedRow, ObjectRow, meets
@@ -270,7 +270,7 @@ class Index:
         log = self._host.log
         slice_ = Checkpoint(log.part, log.epoch, indexed=rows, indexed_kinds=kinds)
         if not await self._host.store.checkpoint(slice_):
-            raise StoreUnavailable(f"partition {log.part} was taken over by another process")
+            raise log.fenced()
 
 
 def changed(activation: Activation, seq: int) -> Values | None:

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from perdure.errors import StoreUnavailable, UnknownKind, UnknownObject
+from perdure.errors import UnknownKind, UnknownObject
 from perdure.journal.identity import oid_of
 from perdure.ref import parse_address
 from perdure.settings import kept_ns
@@ -40,7 +40,7 @@ async def prune(host: Host, before: Mapping[str, int], *, apply: bool) -> Pruned
         await host.checkpointer.run()
     pruned = await host.store.prune(host.log.part, host.log.epoch, before, apply=apply)
     if pruned is None:
-        raise StoreUnavailable("the partition was taken over by another process")
+        raise host.log.fenced()
     return pruned
 
 
@@ -66,7 +66,7 @@ async def erase(host: Host, address: str, *, name: bool, compact: bool) -> int:
         raise UnknownObject(f"there is no object {address}")
     row = dataclasses.replace(stored.row, detail="erased") if not name else None
     if not await host.store.erase(log.part, log.epoch, oid, row, host.clock.now_ns()):
-        raise StoreUnavailable("the partition was taken over by another process")
+        raise log.fenced()
     if compact:
         await host.store.compact()
     return stored.row.last

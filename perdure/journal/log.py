@@ -214,6 +214,13 @@ class PartitionLog:
             self._gathered.outputs.append(output)
             self._schedule()
 
+    def fenced(self) -> StoreUnavailable:
+        """Why the store has refused a write: the epoch is not this owner's any more."""
+        return StoreUnavailable(
+            f"partition {self.part} was taken over by another process",
+            hint="Nothing of it was written. See which other process serves this data.",
+        )
+
     async def durable(self, lsn: int) -> None:
         """Wait until chunk `lsn` is on disk. Raises what broke it."""
         if lsn > self.tail:
@@ -272,7 +279,7 @@ class PartitionLog:
             self._on_lost(unknown)
             return
         if self.part not in accepted:
-            fenced = StoreUnavailable(f"partition {self.part} was taken over by another process")
+            fenced = self.fenced()
             self._break(OutcomeUnknown(fenced.message), fenced)
             self._on_lost(fenced)
             return
