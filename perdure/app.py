@@ -146,7 +146,10 @@ def _check(classes: Sequence[Any]) -> None:
     """Whatever can be seen to be wrong with a class is said where the App is made."""
     for cls in classes:
         if not (isinstance(cls, type) and issubclass(cls, Object)):
-            raise BadApp(f"{cls!r} is no subclass of perdure.Object")
+            raise BadApp(
+                f"{cls!r} is no subclass of perdure.Object",
+                hint="Such as: class Room(Object), and then App([Room]).",
+            )
         kind_of(cls)
 
 
@@ -158,7 +161,10 @@ def _check_objects(objects: Sequence[Any], classes: Sequence[Any]) -> None:
                 f"objects= takes refs, not {ref!r}", hint="Such as: objects=[Janitor.at('main')]."
             )
         if ref._kind not in served:
-            raise BadApp(f"{ref.address} is named in objects=, but its class is not served")
+            raise BadApp(
+                f"{ref.address} is named in objects=, but its class is not served",
+                hint=f"Add {ref._kind} to the classes of the App.",
+            )
 
 
 def _warn_of_hash_seed(seed: int) -> None:

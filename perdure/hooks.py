@@ -108,7 +108,10 @@ def _check_marks(cls: type, name: str, function: types.FunctionType) -> None:
         )
     for mark in ("atomic", "query"):
         if getattr(function, f"__perdure_{mark}__", False):
-            raise InvalidClass(f"{cls.__name__}.{name} cannot be marked @{mark}")
+            raise InvalidClass(
+                f"{cls.__name__}.{name} cannot be marked @{mark}",
+                hint="Marks are for handlers; move what they are for into one, and call it here.",
+            )
 
 
 def _reader(annotation: Any) -> Read:

@@ -98,7 +98,9 @@ class Server:
         try:
             self._port = parts.port
         except ValueError as error:
-            raise WrongUse(f"{url!r} is no URL: {error}") from None
+            raise WrongUse(
+                f"{url!r} is no URL: {error}", hint=f"It looks like {DEFAULT_URL}."
+            ) from None
         self._tls = parts.scheme == "https"
         self._host = parts.hostname
         self._prefix = quote(parts.path.rstrip("/"), safe="/%")
@@ -134,7 +136,9 @@ class Server:
             answer = Answer(response.status, response.headers, response.read())
         except TimeoutError:
             raise Complaint(
-                f"{self.url} has not answered within {timeout_s:g} s", code="timeout"
+                f"{self.url} has not answered within {timeout_s:g} s",
+                hint="Whether the call has happened is not known: perdure calls lists what runs.",
+                code="timeout",
             ) from None
         except ConnectionRefusedError:
             raise self._nobody() from None
@@ -145,9 +149,16 @@ class Server:
                 code="outcome-unknown",
             ) from None
         except http.client.HTTPException as error:
-            raise Complaint(f"{self.url} does not speak HTTP: {error!r}") from None
+            raise Complaint(
+                f"{self.url} does not speak HTTP: {error!r}",
+                hint="Is it the address of a perdure server? --url and PERDURE_URL say which.",
+            ) from None
         except OSError as error:
-            raise Complaint(f"cannot reach {self.url}: {error}", code="unreachable") from None
+            raise Complaint(
+                f"cannot reach {self.url}: {error}",
+                hint="--url and PERDURE_URL say which server is meant.",
+                code="unreachable",
+            ) from None
         finally:
             connection.close()
         if answer.status >= 400:

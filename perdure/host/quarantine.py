@@ -226,7 +226,10 @@ class Quarantine:
 
     def _release_or_raise(self, kind: str, key: str) -> None:
         if not self.release(oid_of(kind, key)):
-            raise Conflict(f"{format_address(kind, key)} is not quarantined")
+            raise Conflict(
+                f"{format_address(kind, key)} is not quarantined",
+                hint="perdure quarantine list says what is.",
+            )
 
 
 def _in_place_of(event: Event, address: str) -> Event:

@@ -63,7 +63,10 @@ def run_query(
         machine.now_ns = now
         _set_running_loop(machine.surroundings.outer)
     if machine.tainted:
-        raise ReadOnlyError(f"{machine.address}: a query left a task behind")
+        raise ReadOnlyError(
+            f"{machine.address}: a query left a task behind",
+            hint="Await in the query what it begins, or remove @query from the handler.",
+        )
     if before and heap.differs(machine, before):
         machine.tainted = True
         raise ReadOnlyError(

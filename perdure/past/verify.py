@@ -179,7 +179,10 @@ class Verifier:
         future = self._source.store.get_blob(0, oid, name)
         sealed = future.result()
         if sealed is None:
-            raise JournalCorrupt(f"the blob {name} is missing")
+            raise JournalCorrupt(
+                f"the blob {name} of object {oid:016x} is missing",
+                hint="perdure fsck says what else is.",
+            )
         return codec.read_blob(sealed, name)
 
     async def look_at(self, kind_name: str, key: str) -> Finding:

@@ -22,7 +22,9 @@ class ReadingStore(SqliteStore):
         """Open the file to read from."""
         self._path = Path(self._directory) / DATABASE
         if not self._path.is_file():
-            raise StoreUnavailable(f"there is no store in {self._directory}")
+            raise StoreUnavailable(
+                f"there is no store in {self._directory}", hint="Is it the right directory?"
+            )
         try:
             self._reader = connect(self._path, reads_only=True)
             found = dict(self._reader.execute("SELECT name, value FROM meta").fetchall())

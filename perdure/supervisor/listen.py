@@ -20,7 +20,10 @@ def listen(host: str, port: int) -> socket.socket:
             host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )
     except (socket.gaierror, UnicodeError) as error:
-        raise BadSettings(f"cannot listen on {host}:{port}: {error}") from None
+        raise BadSettings(
+            f"cannot listen on {host}:{port}: {error}",
+            hint="--host is an address of this machine, or a name of one.",
+        ) from None
     family, kind, protocol, _, address = found[0]
     sock = socket.socket(family, kind, protocol)
     try:

@@ -54,7 +54,8 @@ def read(version: str, data: bytes) -> Bundle:
     if found["format"] > _FORMAT:
         raise SchemaTooNew(
             f"the bundle of version {version} has format {found['format']}; "
-            f"this perdure reads up to {_FORMAT}"
+            f"this perdure reads up to {_FORMAT}",
+            hint="A newer perdure wrote it: install that one.",
         )
     modules = found["modules"]
     packages = _packages(modules) | frozenset(found["packages"])
