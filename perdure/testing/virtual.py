@@ -84,6 +84,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         self.threads = 0
         self.working: Callable[[], bool] = lambda: False
         """Whether something may be under way that answers by real I/O."""
+        self.bystanders: frozenset[threading.Thread] = frozenset()
+        """Threads that were there before: whoever waits does not wait for them."""
         self.at_work: Callable[[], bool] = lambda: False
         """Whether a thread that nobody counts here is at work, and answers for certain."""
         self.on_stuck: Callable[[str], None] | None = None
@@ -182,6 +184,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
     # --- threads
 
+    def has_threads(self) -> bool:
+        """Whether there are threads that may be at work for what waits here.
+
+        Not those of a program around it, as a server in a fixture or a pool that is never closed:
+        they stay, and each jump of time would be held up for them.
+        """
+        if threading.active_count() <= 1:
+            return False
+        own = self.bystanders | {threading.current_thread()}
+        return any(thread not in own for thread in threading.enumerate())
+
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> Any:  # type: ignore[override]
         self.threads += 1
         future = super().run_in_executor(executor, func, *args)
@@ -202,7 +215,7 @@ class _JumpingSelector(selectors.DefaultSelector):
         if self.loop.threads or self.loop.at_work():
             return super().select(0.05)
         # The loop's own pipe is always there, and so is this thread.
-        if self.loop.working() and (len(self.get_map()) > 1 or threading.active_count() > 1):
+        if self.loop.working() and (len(self.get_map()) > 1 or self.loop.has_threads()):
             last_chance = timeout is None and self.loop.next_ns() is None
             events = super().select(_LAST_PATIENCE_S if last_chance else _PATIENCE_S)
             if events:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import random
+import threading
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, Self, TypeVar
@@ -124,9 +125,10 @@ class World:
         self._process.objects = self._objects
         self._attempts.crash = self._crash_now
         self._main = asyncio.current_task()
-        stuck, working = loop.on_stuck, loop.working
+        stuck, working, bystanders = loop.on_stuck, loop.working, loop.bystanders
         loop.on_stuck = self._stuck
         loop.working = lambda: self._attempts.running > 0
+        loop.bystanders = frozenset(threading.enumerate())
         classes, code = heap.resolve_kind, editions.newest
         self._sockets = Sockets(self._process, lambda request: self.principal)
         self._client = Client(self._process, self.seed)
@@ -140,7 +142,7 @@ class World:
             heap.resolve_kind = classes
             if code is not None:
                 editions.serve(code)
-            loop.on_stuck, loop.working = stuck, working
+            loop.on_stuck, loop.working, loop.bystanders = stuck, working, bystanders
 
         self._leave.append(leave)
         return self
