@@ -21,7 +21,7 @@ from perdure.steps import Step
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
-    from perdure.host.effects import Effects, Running
+    from perdure.host.effects import Effects, RunningAttempt
 
 
 class Threads(ThreadPoolExecutor):
@@ -76,7 +76,11 @@ class Job:
 
 
 async def perform(
-    effects: Effects, attempt: Running, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
+    effects: Effects,
+    attempt: RunningAttempt,
+    step: Step,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     """Run the function of a step to its end."""
     if not attempt.asked.timeout_s and step.heartbeat_timeout is None:
@@ -86,7 +90,11 @@ async def perform(
 
 
 async def _call(
-    effects: Effects, attempt: Running, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
+    effects: Effects,
+    attempt: RunningAttempt,
+    step: Step,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> Any:
     if step.awaits:
         return await step.function(*args, **kwargs)
@@ -95,7 +103,11 @@ async def _call(
 
 
 async def stream(
-    effects: Effects, attempt: Running, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
+    effects: Effects,
+    attempt: RunningAttempt,
+    step: Step,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
 ) -> None:
     """Run the generator of a step to its end, and give each item to the object."""
     async with _in_time(attempt, step):
@@ -116,7 +128,7 @@ async def stream(
                 await attempt.give(heap.dumps(item, "item"))
 
 
-async def _in_thread(effects: Effects, attempt: Running, function: Callable[[], Any]) -> Any:
+async def _in_thread(effects: Effects, attempt: RunningAttempt, function: Callable[[], Any]) -> Any:
     # The thread gets a copy of the context, in which step_id() has its answer.
     context = contextvars.copy_context()
     throttles, attempt.throttles = attempt.throttles, []
@@ -128,7 +140,7 @@ async def _in_thread(effects: Effects, attempt: Running, function: Callable[[], 
 
 
 @contextlib.asynccontextmanager
-async def _in_time(attempt: Running, step: Step) -> AsyncIterator[None]:
+async def _in_time(attempt: RunningAttempt, step: Step) -> AsyncIterator[None]:
     """End what takes too long, or says nothing for too long, with TimeoutError."""
     if step.heartbeat_timeout is None:
         async with asyncio.timeout(attempt.asked.timeout_s or None):

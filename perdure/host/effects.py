@@ -56,7 +56,7 @@ class Phase(enum.Enum):
     ENDED = "ended"
 
 
-class Running(within.Attempt):
+class RunningAttempt(within.Attempt):
     """An attempt from the moment it may start until its end is on disk."""
 
     __slots__ = (
@@ -176,8 +176,8 @@ class Effects:
         self._host = host
         self.clock = host.clock
         self.blobs = host.blobs
-        self._attempts: dict[tuple[int, int], Running] = {}
-        self.blocked: dict[int, list[Running]] = {}
+        self._attempts: dict[tuple[int, int], RunningAttempt] = {}
+        self.blocked: dict[int, list[RunningAttempt]] = {}
         """Attempts that wait until their object has taken items, by object."""
         self.throttles = Throttles(asyncio.get_running_loop(), host.settings.step_threads)
         self.threads = Threads(host.settings.step_threads)
@@ -187,7 +187,7 @@ class Effects:
     def running(self) -> int:
         return len(self._attempts)
 
-    def find(self, oid: int, number: int) -> Running | None:
+    def find(self, oid: int, number: int) -> RunningAttempt | None:
         """The attempt, if it is on its way here."""
         return self._attempts.get((oid, number))
 
@@ -260,11 +260,11 @@ class Effects:
             # It had begun in an earlier life of this process.
             self.deliver(oid, _unknown(waited.asked))
             return
-        attempt = Running(self, oid, waited.asked, waited.stream)
+        attempt = RunningAttempt(self, oid, waited.asked, waited.stream)
         self._attempts[oid, number] = attempt
         attempt.task = asyncio.get_running_loop().create_task(self._run(attempt, waited.stream))
 
-    def _offer_again(self, attempt: Running, waited: Waited) -> None:
+    def _offer_again(self, attempt: RunningAttempt, waited: Waited) -> None:
         if attempt.phase is Phase.BEGINNING:
             self.deliver(attempt.oid, StepBegun(attempt.asked.number))
         known = len(waited.stream.items) if waited.stream is not None else 0
@@ -281,7 +281,7 @@ class Effects:
             self._end(attempt)
             attempt.task.cancel()
 
-    def forget(self, attempt: Running) -> None:
+    def forget(self, attempt: RunningAttempt) -> None:
         """Its end is on disk."""
         self._attempts.pop((attempt.oid, attempt.asked.number), None)
         if attempt.done is not None and attempt.done.blob:
@@ -289,7 +289,7 @@ class Effects:
 
     # --- an attempt
 
-    async def _run(self, attempt: Running, stream_: Stream | None) -> None:
+    async def _run(self, attempt: RunningAttempt, stream_: Stream | None) -> None:
         asked = attempt.asked
         try:
             result = await self._perform(attempt, stream_)
@@ -308,7 +308,7 @@ class Effects:
         attempt.done = done
         self.deliver(attempt.oid, done)
 
-    async def _perform(self, attempt: Running, stream_: Stream | None) -> Any:
+    async def _perform(self, attempt: RunningAttempt, stream_: Stream | None) -> Any:
         asked = attempt.asked
         activation = self._host.find(attempt.oid)
         past = activation.machine.kind.past if activation is not None else None
@@ -336,7 +336,7 @@ class Effects:
         run = stream if step.streams else perform
         return await run(self, attempt, step, args, kwargs)
 
-    async def _succeeded(self, attempt: Running, body: bytes) -> StepDone:
+    async def _succeeded(self, attempt: RunningAttempt, body: bytes) -> StepDone:
         number = attempt.asked.number
         if len(body) <= BLOB_FROM:
             return StepDone(number, True, body)
@@ -355,7 +355,7 @@ class Effects:
             self.blobs.let_go(oid, name)
         return items
 
-    def _end(self, attempt: Running) -> None:
+    def _end(self, attempt: RunningAttempt) -> None:
         """Give its places back, and let its generator end."""
         attempt.enters(Phase.ENDED)
         throttles, attempt.throttles = attempt.throttles, []
@@ -435,7 +435,7 @@ class _Drop:
 class _Begin:
     __slots__ = ("attempt",)
 
-    def __init__(self, attempt: Running) -> None:
+    def __init__(self, attempt: RunningAttempt) -> None:
         self.attempt = attempt
 
     def release(self, error: PerdureError | None) -> None:
@@ -448,7 +448,7 @@ class _Begin:
 class _Written:
     __slots__ = ("attempt", "item")
 
-    def __init__(self, attempt: Running, item: StepItem) -> None:
+    def __init__(self, attempt: RunningAttempt, item: StepItem) -> None:
         self.attempt = attempt
         self.item = item
 
