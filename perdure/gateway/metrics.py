@@ -43,7 +43,9 @@ class _Page(Collector):
 
     def collect(self) -> Iterator[Metric]:
         yield GaugeMetricFamily(
-            "perdure_connections", "Open HTTP connections", value=self._gateway.connections
+            "perdure_connections",
+            "Open connections, WebSockets among them",
+            value=self._gateway.connections,
         )
         requests = CounterMetricFamily(
             "perdure_http_requests", "HTTP answers", labels=("class", "handler", "status")
