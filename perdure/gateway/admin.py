@@ -23,13 +23,12 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode
 
 from perdure.gateway import lists, upkeep
 from perdure.gateway.past import PAGE, PAGE_MAX, PastOf, Uploads
 from perdure.gateway.problem import Refusal, Reply
 from perdure.gateway.promises import list_promises
-from perdure.gateway.reply import json_reply, nothing
+from perdure.gateway.reply import json_reply, nothing, page
 from perdure.gateway.request import read_list, read_query, whole_number
 from perdure.ref import check_key, format_address, parse_address
 from perdure.sight import doctor, look, versions, why
@@ -137,11 +136,8 @@ class Admin:
             limit,
             given.get("after") or None,
         )
-        if len(rows) < limit:
-            return json_reply(rows)
-        following = urlencode({**given, "after": rows[-1]["address"]})
-        link = f'<{prefix}/_perdure/objects?{following}>; rel="next"'
-        return json_reply(rows, ((b"link", link.encode()),))
+        after = rows[-1]["address"] if len(rows) >= limit else None
+        return page(rows, prefix, "/_perdure/objects", given, after)
 
     async def _found(
         self, conditions: list[str], given: dict[str, str], limit: int, prefix: str
@@ -152,20 +148,15 @@ class Admin:
         after = given.get("after")
         key = parse_address(after)[1] if after else None
         rows = await find_objects(self._host, kind, conditions, limit, key)
-        if len(rows) < limit:
-            return json_reply(rows)
-        following = urlencode(
-            {**given, "where": conditions, "after": rows[-1]["address"]}, doseq=True
-        )
-        link = f'<{prefix}/_perdure/objects?{following}>; rel="next"'
-        return json_reply(rows, ((b"link", link.encode()),))
+        asked = {**given, "where": conditions}
+        after = rows[-1]["address"] if len(rows) >= limit else None
+        return page(rows, prefix, "/_perdure/objects", asked, after)
 
     async def _examine(self, query: bytes) -> Reply:
         given = read_query(query)
         limit = whole_number(given, "limit", PAGE, PAGE_MAX)
         kind, after = given.get("class") or None, given.get("after") or None
         return json_reply(await doctor.examine(self._host, kind, after, limit))
-
 
     async def _holders(self, query: bytes) -> Reply:
         given = read_query(query)

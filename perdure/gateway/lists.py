@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 from perdure.ages import age_s
 from perdure.clock import NS
 from perdure.gateway.problem import Refusal, Reply
-from perdure.gateway.reply import json_reply
+from perdure.gateway.reply import json_reply, page
 from perdure.gateway.request import read_query, whole_number
 from perdure.past.moment import read_time
 from perdure.sight.calls import LIMIT_MAX, list_calls
@@ -35,11 +34,8 @@ async def calls(host: Host, query: bytes, prefix: str) -> Reply:
         limit=limit,
         after=_position(after) if after else None,
     )
-    if after_them is None:
-        return json_reply(rows)
-    following = urlencode({**given, "after": "{}~{}".format(*after_them)})
-    link = f'<{prefix}/_perdure/calls?{following}>; rel="next"'
-    return json_reply(rows, ((b"link", link.encode()),))
+    behind = None if after_them is None else "{}~{}".format(*after_them)
+    return page(rows, prefix, "/_perdure/calls", given, behind)
 
 
 async def stuck_things(host: Host, query: bytes) -> Reply:

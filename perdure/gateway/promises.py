@@ -10,7 +10,6 @@ The token is the permission: a link in a mail works without an account.
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
-from urllib.parse import urlencode
 
 import msgspec
 
@@ -18,7 +17,7 @@ from perdure.clock import iso
 from perdure.errors import BadJson, PromiseRejected
 from perdure.failure import failure_of
 from perdure.gateway.problem import Refusal, Reply
-from perdure.gateway.reply import json_reply, nothing
+from perdure.gateway.reply import nothing, page
 from perdure.gateway.request import read_query, whole_number
 from perdure.host import resolving
 from perdure.host.failures import encode_failure
@@ -78,11 +77,8 @@ async def list_promises(host: Host, query: bytes, prefix: str) -> Reply:
         }
         for row in rows
     ]
-    if len(rows) < limit:
-        return json_reply(found)
-    following = urlencode({**given, "after": f"{rows[-1].since}.{rows[-1].token}"})
-    link = f'<{prefix}/_perdure/promises?{following}>; rel="next"'
-    return json_reply(found, ((b"link", link.encode()),))
+    after = f"{rows[-1].since}.{rows[-1].token}" if len(rows) >= limit else None
+    return page(found, prefix, "/_perdure/promises", given, after)
 
 
 def _position(after: str | None) -> tuple[int, str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from urllib.parse import urlencode
 
 import msgspec
 
@@ -17,6 +18,17 @@ RESULT: Headers = (*JSON,)
 def json_reply(value: Any, headers: Headers = ()) -> Reply:
     """200, and a value as JSON."""
     return Reply(200, JSON + headers, msgspec.json.encode(value))
+
+
+def page(rows: Any, prefix: str, path: str, given: dict[str, Any], after: str | None) -> Reply:
+    """A page of a list, with a `Link` to the next one where the list goes on behind `after`.
+
+    `given` is the query that this page was asked for with.
+    """
+    if after is None:
+        return json_reply(rows)
+    query = urlencode({**given, "after": after}, doseq=True)
+    return json_reply(rows, ((b"link", f'<{prefix}{path}?{query}>; rel="next"'.encode()),))
 
 
 def nothing() -> Reply:
