@@ -15,10 +15,8 @@ PACKAGE = ROOT / "perdure"
 
 # The path of a request, top to bottom. A layer imports itself and what stands below it.
 LAYERS = ["gateway", "past", "sight", "host", "suspend", "journal", "store"]
-# Below the path: values and JSON, which authors' modules and every layer need.
+# Below the path: values and JSON, which authors' modules and every layer need; it imports no layer.
 SERDE = "serde"
-# What all of them and the author's files stand on; it imports no layer.
-GROUND = "serde"
 # Beside the path: the process that watches, and the folders that may know every layer.
 SUPERVISOR = "supervisor"
 # What other programs import: it speaks to a server and stands on no layer.
