@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+from perdure.clock import iso
 from perdure.gateway import lists, upkeep
 from perdure.gateway.past import PAGE, PAGE_MAX, PastOf, Uploads
 from perdure.gateway.problem import Refusal, Reply
@@ -97,7 +98,7 @@ class Admin:
             case ["stuck"]:
                 return {b"GET": lambda: lists.stuck_things(host, query)}
             case ["quarantine"]:
-                return {b"GET": lambda: _shown(host.quarantined())}
+                return {b"GET": lambda: _shown(_quarantined(host))}
             case ["quarantine", kind, key, "retry"]:
                 address = _address(kind, key)
                 return {b"POST": lambda: _done(host.retry(address))}
@@ -164,6 +165,11 @@ class Admin:
         kind, after = given.get("class") or None, given.get("after") or None
         past = given.get("past", "") in ("1", "true")
         return json_reply(await versions.holders(self._host, kind, after, limit, past=past))
+
+
+async def _quarantined(host: Host) -> list[dict[str, Any]]:
+    found = await host.quarantined()
+    return [facts | {"since": iso(facts["since"])} for facts in found]
 
 
 async def _shown(found: Awaitable[Any]) -> Reply:

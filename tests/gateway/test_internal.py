@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from perdure.clock import iso
 from perdure.errors import Unauthorized
 from perdure.gateway.http import Gateway
 from perdure.gateway.problem import CODES
 from perdure.host.host import Host
+from perdure.journal.identity import oid_of
 from perdure.settings import Settings
 from tests.gateway.fakes import Counter, Reply, hand, settle
 from tests.host.stage import Stage
@@ -228,6 +231,10 @@ async def test_quarantine_is_listed_retried_and_skipped(host: Host) -> None:
     assert code(await ask(g, "POST quarantine/Counter/1/skip")) == "conflict"
     assert code(await ask(g, "GET quarantine/Counter/1/retry")) == "method-not-allowed"
     assert code(await ask(g, "POST quarantine/Counter/1/forget")) == "not-found"
+    facts = {"object": "Counter/1", "since": 1_500_000_000, "reason": "it diverged"}
+    host.quarantine.objects[oid_of("Counter", "1")] = json.dumps(facts)
+    (listed,) = (await ask(g, "GET quarantine")).json()
+    assert listed == facts | {"since": iso(1_500_000_000)}
 
 
 async def test_classes_are_told_with_their_handlers(host: Host) -> None:
