@@ -17,8 +17,9 @@ import structlog
 from perdure.connection import Connection
 from perdure.errors import PerdureError
 from perdure.host.incoming import Answer, IncomingCall
+from perdure.host.joining import may_connect
 from perdure.host.line_outputs import LATER
-from perdure.host.lines import GONE, REPLACED, Frame, Line, may_connect
+from perdure.host.lines import GONE, REPLACED, Frame, Line
 from perdure.journal import codec
 from perdure.journal.entry import Broadcast, Entry, Framed
 from perdure.suspend import heap
