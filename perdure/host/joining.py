@@ -59,7 +59,7 @@ class Passing(IncomingCall, kw_only=True):
     def enter(self, activation: Activation) -> None:
         """Run it; it leaves no entry."""
         lines = activation.host.lines
-        lines._pass(activation, self.line, self.body, self.text, self.number, self.only)
+        lines.pass_now(activation, self.line, self.body, self.text, self.number, self.only)
 
 
 def may_connect(activation: Activation, call: IncomingCall) -> bool:

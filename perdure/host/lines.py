@@ -204,7 +204,7 @@ class Lines:
         if activation is None:
             return
         if activation.takes_now():
-            self._pass(activation, line, body, text, number, only)
+            self.pass_now(activation, line, body, text, number, only)
             return
 
         def refused(answer: Answer) -> None:
@@ -258,9 +258,10 @@ class Lines:
     def _overloaded(self, line: Line, activation: Activation) -> None:
         self.drop(line, LATER, overloaded(activation).message)
 
-    def _pass(
+    def pass_now(
         self, activation: Activation, line: Line, body: bytes, text: bool, number: int, only: bool
     ) -> None:
+        """`pass_on`, with the object in memory."""
         machine = activation.machine
         hook = line.kind.hooks.ephemeral if line.kind.hooks is not None else None
         conn = machine.connections.get(line.id) if machine.connections is not None else None
