@@ -11,6 +11,7 @@ import perdure
 from perdure import Object
 from perdure.gateway.http import Gateway
 from perdure.settings import Settings
+from perdure.testing.virtual import run_virtual
 from tests.gateway.fakes import hand
 from tests.gateway.test_internal import ask, code
 from tests.host.stage import Stage
@@ -71,20 +72,23 @@ async def test_history_calls_and_errors() -> None:
         assert (await ask(gateway, f"{PLACE}/errors?at=2")).json() == []
 
 
-async def test_a_long_poll_answers_when_a_turn_comes_or_when_the_wait_is_over() -> None:
-    async with tallies() as (_, gateway):
-        path = PLACE.replace("objects/", "/_perdure/objects/")
-        waiting = hand(gateway, f"{path}/history?after=3&wait=5")
-        await asyncio.sleep(1)
-        assert not waiting.replies
-        await Tally.at("a/b").mark(9)
-        await asyncio.sleep(1)
-        assert [entry["seq"] for entry in waiting.reply().json()] == [4]
-        late = hand(gateway, f"{path}/history?after=4&wait=5")
-        await asyncio.sleep(4)
-        assert not late.replies
-        await asyncio.sleep(2)
-        assert late.reply().json() == []
+def test_a_long_poll_answers_when_a_turn_comes_or_when_the_wait_is_over() -> None:
+    async def polls() -> None:
+        async with tallies() as (_, gateway):
+            path = PLACE.replace("objects/", "/_perdure/objects/")
+            waiting = hand(gateway, f"{path}/history?after=3&wait=5")
+            await asyncio.sleep(1)
+            assert not waiting.replies
+            await Tally.at("a/b").mark(9)
+            await asyncio.sleep(1)
+            assert [entry["seq"] for entry in waiting.reply().json()] == [4]
+            late = hand(gateway, f"{path}/history?after=4&wait=5")
+            await asyncio.sleep(4)
+            assert not late.replies
+            await asyncio.sleep(2)
+            assert late.reply().json() == []
+
+    run_virtual(polls())
 
 
 async def test_what_is_not_there_and_what_cannot_be_read() -> None:
