@@ -237,6 +237,13 @@ class ObjectQuarantined(CallError):
     code = "object-quarantined"
 
 
+class ProcessLost(CallError):
+    """The object has a process of its own (`isolation="process"`), and that ended in this call: it
+    crashed, reached a limit, or the turn did not end. Nothing of the turn was kept."""
+
+    code = "process-lost"
+
+
 class OutcomeUnknown(CallError):
     """It may have happened or not; ask again only with the same call id or idempotency key."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import sys
 from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
@@ -12,10 +13,12 @@ from perdure.clock import NS, Clock, RealClock
 from perdure.errors import BadApp, OperatorError, UnknownHandler, UnknownKind
 from perdure.failure import Failure
 from perdure.host import async_generators, guard
+from perdure.host.alone import server
 from perdure.host.cancelling import cancel_call
 from perdure.host.failures import pickled_failure, raised_by
 from perdure.host.host import Host, Slot
 from perdure.host.incoming import Answer, IncomingCall
+from perdure.host.nursery import Nursery
 from perdure.host.quarantine import Deaths
 from perdure.host.resolving import resolve
 from perdure.inside import wanted_by
@@ -73,6 +76,7 @@ class Node:
         self._objects = [(ref._kind, ref._key) for ref in objects]
         self._keeps_house = keeps_house
         self._takes_over = takes_over
+        self._nursery: Nursery | None = None
 
     async def start(self) -> None:
         """Open the store, become its owner, and take up what was left. Raises OperatorError."""
@@ -82,6 +86,10 @@ class Node:
         # in a process of its own: at a start, and not in the middle of a turn.
         self.unfit = probe.unfit()
         heap.resolve_kind = self._class_of
+        if self._isolates():
+            # Before there is a disk to hold: what is forked has nothing of it.
+            self._nursery = Nursery(server(self._serve))
+            self._nursery.begin()
         self.layout = await self.store.open(f"node-{self.clock.random_bytes(4).hex()}")
         version, bundle = self.bundle()
         await self.store.put_version(version, bundle, self.clock.now_ns())
@@ -99,6 +107,7 @@ class Node:
             on_lost=self._on_lost,
             keeps_house=self._keeps_house,
             objects=self._objects,
+            nursery=self._nursery,
         )
         self.host.register.words = sight_calls.words
         if self._takes_over:
@@ -110,6 +119,18 @@ class Node:
             gc.collect()
             gc.freeze()
         self.ready = True
+
+    def _isolates(self) -> bool:
+        """Whether a class wants processes; they run in real time, and a test's clock does not."""
+        wanted = [kind.name for kind in self.kinds.values() if kind.isolation is not None]
+        if not wanted or not isinstance(self.clock, RealClock):
+            return False
+        if sys.platform != "linux":
+            raise BadApp(
+                f"{wanted[0]}: isolation='process' needs Linux",
+                hint="Leave it out where perdure runs on anything else.",
+            )
+        return True
 
     def _serve(self, version: str) -> Live:
         """Make the code of the classes the newest; that of before stays at hand."""

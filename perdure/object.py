@@ -29,6 +29,7 @@ from perdure.errors import InvalidClass, ReadOnlyError
 from perdure.hooks import hooks_of
 from perdure.indexed import INDEXED, is_indexable
 from perdure.inside import inside
+from perdure.isolation import isolation_of, refuse_ephemeral
 from perdure.ref import Ref, format_address, streaming
 from perdure.schedule import Missed, Rhythm, Schedule, moment
 from perdure.serde import Signature, to_json
@@ -50,7 +51,8 @@ class Object:
     (idle seconds before it leaves memory), `history="30d"` (how much of its past is kept, as the
     setting of that name), `name="Room"` (the name in addresses, where it is not the class's own),
     `aliases=["Chat"]` (names it had before, the oldest last: its objects of then are found under
-    both).
+    both), `isolation="process"` (each object in a process of its own, with `memory_limit=` bytes
+    that it may take and `cpu_limit=` seconds of processor for each turn).
 
     `def on_upgrade(self, old_version)`, where a class has it, runs once for each object in its
     first turn under other code, to bring its state to what the code of now expects.
@@ -69,6 +71,9 @@ class Object:
         atomic: bool | None = None,
         hibernate_after: float | None = None,
         history: str | None = None,
+        isolation: str | None = None,
+        memory_limit: int | None = None,
+        cpu_limit: float | None = None,
         name: str | None = None,
         aliases: Sequence[str] = (),
         **kwargs: Any,
@@ -79,6 +84,9 @@ class Object:
             "atomic": atomic,
             "hibernate_after": hibernate_after,
             "history": history,
+            "isolation": isolation,
+            "memory_limit": memory_limit,
+            "cpu_limit": cpu_limit,
         }
         # The name is this class's alone; the other options are inherited like any attribute.
         cls.__perdure_options__ = cls.__perdure_options__ | {
@@ -292,6 +300,8 @@ class Kind:
         self.history: str = options.get("history", "")
         """How much of the past is kept, where the class says so itself."""
         _check_history(cls, self.history)
+        self.isolation = isolation_of(cls.__name__, options)
+        """The bounds of the process that each object has of its own; None without one."""
         self.authorizes = getattr(cls, "authorize", None) is not None
         self.creates = cls.on_create is not Object.on_create
         self.on_request: Handler | None = _on_request(cls)
@@ -299,6 +309,8 @@ class Kind:
         self.upgrade: Callable[..., Any] | None = getattr(cls, "on_upgrade", None)
         self.hooks = hooks_of(cls)
         """What it does with connections; None if it takes none."""
+        if self.isolation is not None and self.hooks is not None:
+            refuse_ephemeral(cls.__name__, self.hooks.ephemeral)
         self.atomic: bool = options.get("atomic", False)
         self.handlers = _handlers(cls, self.atomic)
         self._scheduled: dict[str, Handler | None] = {}

@@ -57,6 +57,7 @@ CODES: dict[str, tuple[int, str]] = {
     "unavailable": (503, "The node cannot do this at the moment"),
     "store-full": (503, "The disk is full"),
     "store-unavailable": (503, "The store does not answer"),
+    "process-lost": (500, "The object's process ended in this call"),
     "object-quarantined": (503, "The object was set aside"),
     "timeout": (504, "The time is up"),
 }

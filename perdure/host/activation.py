@@ -116,6 +116,9 @@ class Activation:
         "wake_at",
     )
 
+    apart = False
+    """Its memory is in another process (apart.py)."""
+
     def __init__(self, host: Host, kind: Kind, key: str, oid: int) -> None:
         self.host = host
         self.kind = kind
@@ -196,6 +199,9 @@ class Activation:
         started = machine.next_call()
         if started is not None:
             self.host.delivery.event(machine.oid, started)
+
+    async def rest(self) -> None:
+        """Returns when what has come so far has had its turn: here that is at once."""
 
     def is_loading(self) -> bool:
         """Whether nobody has decided yet what becomes of it."""

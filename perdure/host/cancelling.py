@@ -176,6 +176,7 @@ async def cancel_call(host: Host, call_id: str, *, again: bool = False) -> None:
                 if host.draining or host.log.refusing:
                     raise host.unavailable()
                 activation.event(Cancel(call_id, int(host.settings.call_retention * NS), again))
+                await activation.rest()
                 await host.log.durable(activation.last_lsn)
                 return
             why = ended_already(machine, call_id)

@@ -20,6 +20,7 @@ import structlog
 from perdure.clock import NS
 from perdure.errors import CallError, OperatorError
 from perdure.host.activation import State
+from perdure.host.apart import Apart
 from perdure.host.retention import cutoffs
 from perdure.host.snapshots import (
     TURNS_BEHIND_BASE,
@@ -219,7 +220,7 @@ class Checkpointer:
         if not await self._host.store.checkpoint(slice_):
             raise self._host.log.fenced()
 
-    def _snapshot(self, oid: int) -> tuple[Stored | None, int]:
+    async def _snapshot(self, oid: int) -> tuple[Stored | None, int]:
         """A snapshot to write, and the chunk that has to be on disk before it."""
         host = self._host
         activation = host.find(oid)
@@ -228,7 +229,10 @@ class Checkpointer:
             and activation.state is State.ACTIVE
             and (worth_it(activation) or (host.draining and not activation.unkept))
         ):
-            stored = take_snapshot(host, activation, stays=True)
+            if isinstance(activation, Apart):
+                stored = await activation.take(stays=True)
+            else:
+                stored = take_snapshot(host, activation, stays=True)
             if stored is not None:
                 return stored, activation.last_lsn
         # Of an object that hibernates, or did so since the last checkpoint.
@@ -247,13 +251,13 @@ class Checkpointer:
         known = before.row if before is not None else None
         last = codec.decode_entry(entries[-1]) if entries else None
         last_seq = last.seq if last is not None else known.last if known is not None else 0
-        stored, lsn = self._snapshot(oid)
+        stored, lsn = await self._snapshot(oid)
         gone = _is_gone(entries, known is None or known.status == "deleted")
         if gone and (stored is None or newest_seq(stored) < last_seq):
             # With its last life an object's snapshot goes. What is left of it is kept in one of
             # its own, and that can only be had from memory.
             await self._wake(oid)
-            stored, lsn = self._snapshot(oid)
+            stored, lsn = await self._snapshot(oid)
         snapshot = stored.row if stored is not None else None
         if stored is not None and newest_seq(stored) >= last_seq:
             wake_at, status = stored.row.wake_at, stored.row.status
@@ -337,6 +341,8 @@ class Checkpointer:
         for row in rows:
             if row.snapshot is not None or row.kind not in host.kinds:
                 continue
+            if host.nursery is not None and host.kinds[row.kind].isolation is not None:
+                continue  # To try a base is to run the object's code, and that is not for here.
             stored = await host.store.load(log.part, row.oid)
             if stored is None or stored.suspended is None:
                 continue

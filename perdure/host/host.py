@@ -27,6 +27,7 @@ from perdure.errors import (
 )
 from perdure.host.activation import Activation, State
 from perdure.host.alarms import FOREVER_NS, HORIZON_NS, Alarms
+from perdure.host.apart import Apart
 from perdure.host.asking import Surroundings
 from perdure.host.blobs import Blobs
 from perdure.host.checkpoint import Checkpointer
@@ -36,6 +37,7 @@ from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
 from perdure.host.indexing import Index
 from perdure.host.lines import Lines
 from perdure.host.machine import Machine
+from perdure.host.nursery import Nursery
 from perdure.host.open_promises import OpenPromises
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.register import Register
@@ -106,8 +108,10 @@ class Host:
         on_lost: Callable[[OperatorError], None] = lambda error: None,
         keeps_house: bool = True,
         objects: Sequence[tuple[str, str]] = (),
+        nursery: Nursery | None = None,
     ) -> None:
-        """`objects` are the (kind, key) of those that run by themselves (timetables.py).
+        """`objects` are the (kind, key) of those that run by themselves (timetables.py). Without a
+        `nursery`, objects that want a process of their own run in this one like all others.
 
         Without `keeps_house` objects stay in memory and the log is not shortened until they are
         told to, and nothing wakes up to look around: the host acts on events alone."""
@@ -116,6 +120,7 @@ class Host:
         """How far ahead times of sleeping objects are held in memory."""
         self.before_turn: Callable[[Activation], None] | None = None
         """Called before each turn of an object that has had one: tests rebuild it there."""
+        self.nursery = nursery
         self.kinds = Kinds(kinds)
         self.settings = settings
         self.store = store
@@ -212,6 +217,8 @@ class Host:
         except OperatorError as error:
             logger.warning("the last entries are lost, and whoever waited knows", error=str(error))
         await self.checkpointer.close()
+        if self.nursery is not None:
+            await self.nursery.close()
 
     # --- objects
 
@@ -244,7 +251,8 @@ class Host:
         activation = self._by_oid.get(oid)
         if activation is None:
             served = self.kinds[kind]
-            activation = Activation(self, served, key, oid)
+            apart = served.isolation is not None and self.nursery is not None
+            activation = (Apart if apart else Activation)(self, served, key, oid)
             self._table[served.name][key] = activation
             self._by_oid[oid] = activation
             activation.load(read)
@@ -271,6 +279,8 @@ class Host:
         if self._by_oid.get(machine.oid) is activation:
             del self._by_oid[machine.oid]
             self.blobs.let_go_of(machine.oid)
+        if isinstance(activation, Apart):
+            activation.end_process()
 
     def left(self, activation: Activation) -> None:
         """An activation has hibernated or was evicted: remember when to wake it."""
@@ -463,6 +473,7 @@ class Host:
             # It is not known to be gone, so nobody may be told that it is.
             raise activation.refusal or Unavailable(f"{address} went while it was loaded")
         activation.event(Ended())
+        await activation.rest()
         await self.log.durable(activation.last_lsn)
 
     def unavailable(self) -> CallError:

@@ -155,6 +155,8 @@ def is_authorized(
     activation: Activation, call: IncomingCall, kind: ActionKind, handler: str | None, now: int
 ) -> bool:
     """Ask the object's own `authorize`, on its memory as it is; what it refuses is refused."""
+    if activation.apart:
+        return True  # Its process was asked before (apart.py).
     machine = activation.machine
     action = Action(kind, Ref(machine.kind.name, machine.key), handler)
     try:

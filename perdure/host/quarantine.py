@@ -8,6 +8,7 @@ run a fourth time. What is addressed to the object stays in the outbox until it 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -44,6 +45,9 @@ logger = structlog.get_logger("perdure")
 
 _SCAN = 1000
 
+ENDED_MAX = 3
+"""So many processes of its object an event ends before the object is set aside."""
+
 
 class Deaths(Protocol):
     """The record of which event has ended the process (supervisor/deaths.py)."""
@@ -68,6 +72,8 @@ class Quarantine:
         self.watched: set[tuple[str, str]] = deaths.poisoned() if deaths is not None else set()
         """(address, digest) of events that must not run: set aside, or skipped."""
         self._skipped: set[tuple[str, str]] = set()
+        self._ended: dict[tuple[str, str], int] = {}
+        """How many processes of single objects an event has ended in a row (apart.py)."""
 
     async def start(self) -> None:
         """Read what an earlier process set aside."""
@@ -127,7 +133,11 @@ class Quarantine:
             self._skipped.discard(mark)
             self.watched.discard(mark)
             logger.warning("an event is skipped", object=activation.address)
-            activation.event(_in_place_of(event, activation.address))
+            instead = _in_place_of(event, activation.address)
+            if activation.apart:
+                activation.put_first(instead)  # It is in the middle of its mailbox.
+            else:
+                activation.event(instead)
             if call is not None:
                 # Somebody outside asks the same once more; what runs instead knows no caller.
                 call.refuse(skipped_error(activation.address))
@@ -146,10 +156,29 @@ class Quarantine:
         return True
 
     def _mark(self, activation: Activation, told: bytes) -> tuple[str, str] | None:
-        if self._deaths is None:
-            return None
-        mark = (activation.address, self._deaths.digest(told))
+        mark = self._named(activation, told)
         return mark if mark in self.watched else None
+
+    def _named(self, activation: Activation, told: bytes) -> tuple[str, str]:
+        if self._deaths is not None:
+            return activation.address, self._deaths.digest(told)
+        return activation.address, hashlib.blake2b(told, digest_size=16).hexdigest()
+
+    def died(self, activation: Activation, told: bytes) -> bool:
+        """An event has ended the process of its object; whether that is now set aside for it."""
+        mark = self._named(activation, told)
+        self._ended[mark] = self._ended.get(mark, 0) + 1
+        if self._ended[mark] < ENDED_MAX:
+            return False
+        del self._ended[mark]
+        self._kills(activation, mark, told)
+        activation.set_aside(None)
+        return True
+
+    def lived(self, activation: Activation, told: bytes) -> None:
+        """An event has gone well in the process of its object."""
+        if self._ended:
+            self._ended.pop(self._named(activation, told), None)
 
     def _kills(self, activation: Activation, mark: tuple[str, str], told: bytes) -> None:
         text = told[:200].decode("utf-8", "replace")

@@ -7,10 +7,12 @@ nothing but another one.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Any, get_type_hints
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, cast, get_type_hints
 
 from perdure.errors import BadArguments, Conflict, Fatal, UnknownCall, UnknownObject
 from perdure.failure import Failure
+from perdure.host.apart import Apart
 from perdure.host.failures import encode_failure
 from perdure.host.following import entries
 from perdure.host.incoming import Answer, IncomingCall
@@ -59,13 +61,24 @@ async def set_attribute(
     """
     activation = await _awake(host, address)
     machine = activation.machine
-    known = vars(machine.instance)
+    known = await _attributes(activation)
     if name not in known:
         raise BadArguments(
             f"{address} has no attribute {name!r}", hint=f"There are: {', '.join(sorted(known))}"
         )
     value = from_json(body, get_type_hints(machine.kind.cls).get(name, Any))
     await _repair(host, activation, Repaired(ATTRIBUTE, name, heap.dumps(value), by, why))
+
+
+async def _attributes(activation: Activation) -> Collection[str]:
+    if isinstance(activation, Apart):
+        return cast(Collection[str], await activation.look("perdure.host.repairing:names"))
+    return vars(activation.machine.instance)
+
+
+def names(there: Any) -> list[str]:
+    """The attributes of an object, in its own process."""
+    return list(vars(there.machine.instance))
 
 
 async def drive_again(host: Host, call_id: str, by: str, why: str) -> Answer:
@@ -132,4 +145,5 @@ async def _repair(host: Host, activation: Activation, event: Repaired) -> None:
     if host.draining or host.log.refusing:
         raise host.unavailable()
     activation.event(event)
+    await activation.rest()
     await host.log.durable(activation.last_lsn)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 from perdure.clock import NS
 from perdure.host.activation import Activation, State
-from perdure.host.snapshots import take_snapshot
+from perdure.host.apart import Apart
+from perdure.host.snapshots import REPLAY_MAX, take_snapshot
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -22,9 +23,6 @@ if TYPE_CHECKING:
 _SWEEP_S = 1.0
 _TICK_NS = NS // 20
 
-# An object that cannot be kept as bytes leaves memory only while it is this young: a replay of so
-# many turns takes some milliseconds.
-REPLAY_MAX = 2_000
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -120,6 +118,9 @@ class Residency:
             return False
         host = self._host
         machine = activation.machine
+        if isinstance(activation, Apart):
+            activation.leave()
+            return False
         if machine.seq > activation.snapshot_seq:
             stored = take_snapshot(host, activation, stays=False)
             if stored is not None:

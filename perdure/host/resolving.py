@@ -41,6 +41,7 @@ async def resolve(host: Host, event: Resolved) -> None:
     # From here to the turn nothing else runs: what is true now is true there.
     promises.read(promise, event)
     activation.event(event)
+    await activation.rest()
     gate = _Gate()
     host.log.after(activation.last_lsn, gate)
     # What the object asks of others now is taken at once: it need not wait for a pass.
@@ -56,6 +57,7 @@ async def _awake(host: Host, oid: int) -> Activation:
             raise promises.unknown()
         if activation.state is State.ACTIVE and activation.mailbox is None:
             return activation
+        await activation.rest()
         await asyncio.sleep(0)
 
 

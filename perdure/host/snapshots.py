@@ -30,6 +30,10 @@ logger = structlog.get_logger("perdure")
 # A snapshot with suspended code costs about as much as replaying this many turns.
 TURNS_WORTH_A_CACHE = 200
 
+# An object that cannot be kept as bytes leaves memory only while it is this young: a replay of so
+# many turns takes some milliseconds.
+REPLAY_MAX = 2_000
+
 # So many turns behind its base, an object that is never at rest gets a newer base.
 TURNS_BEHIND_BASE = 5_000
 

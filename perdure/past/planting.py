@@ -116,6 +116,7 @@ async def release(host: Host, address: str) -> None:
     if host.draining or host.log.refusing:
         raise host.unavailable()
     activation.event(Released())
+    await activation.rest()
     await host.log.durable(activation.last_lsn)
 
 

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 from perdure.clock import NS, iso
 from perdure.errors import BadArguments, PerdureError, UnknownKind
 from perdure.host.activation import State
+from perdure.host.apart import Apart
+from perdure.host.mirror import Mirror
 from perdure.host.register import CANCELLED, FAILED, OPEN, QUEUED, RUNNING
 from perdure.journal import codec
 from perdure.journal.entry import Answered, Call, Ended, Entry, Reply, Sent
@@ -122,11 +124,22 @@ async def waiting(host: Host, row: CallRow) -> tuple[str, str | None]:
     running = (machine.running or {}).get(row.id)
     if running is None:
         return "", queued_behind(machine) if row.status == QUEUED else None
+    if isinstance(activation, Apart):
+        told = await activation.look("perdure.sight.calls:words_there")
+        end, _, text = told.get(row.id, "").partition("\t")
+        return end, text or None
     return _told(Waits(machine), running.task)
+
+
+def words_there(there: Any) -> dict[str, str]:
+    """What each running call waits for, in the object's own process."""
+    return words(there.machine)
 
 
 def words(machine: Machine) -> dict[str, str]:
     """What each running call of an object waits for, to be kept while it sleeps."""
+    if isinstance(machine, Mirror):
+        return {}  # Its process knows, and is about to end.
     waits = Waits(machine)
     return {
         id_: "\t".join(_told(waits, running.task))

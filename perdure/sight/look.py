@@ -18,6 +18,7 @@ from perdure.connection import Connection
 from perdure.errors import NotSerializable, ReadOnlyError, UnknownKind, UnknownObject
 from perdure.host import schedules
 from perdure.host.activation import Activation
+from perdure.host.apart import Apart
 from perdure.host.machine import Machine
 from perdure.host.querying import run_query
 from perdure.host.replay import short_body, tell_command
@@ -194,8 +195,12 @@ async def show(host: Host, address: str) -> dict[str, Any]:
         raise UnknownObject(f"there is no object {format_address(kind, key)}")
     lsn = activation.last_lsn
     facts["version"] = activation.machine.kind.version or host.version
-    facts["rebuild"], size = _rebuild(activation)
-    facts |= _look(activation, compare=0 < size <= _COMPARED_MAX)
+    if isinstance(activation, Apart):
+        facts |= await _look_apart(activation)
+    else:
+        size, why = _size(activation.machine)
+        facts["rebuild"] = _rebuild(activation, why)
+        facts |= _look(activation, compare=0 < size <= _COMPARED_MAX)
     # Like a query's answer, it leaves when what it has seen is on disk.
     await host.log.durable(lsn)
     return facts
@@ -204,25 +209,13 @@ async def show(host: Host, address: str) -> dict[str, Any]:
 def _look(activation: Activation, *, compare: bool) -> dict[str, Any]:
     """What the object's memory holds. The reprs of its values are code of the app: they run as a
     query does, and one that changes something costs the object a reload."""
-    machine = activation.machine
+    machine, host = activation.machine, activation.host
     seen: dict[str, Any] = {}
 
     def look(instance: Object) -> None:
-        seen["seq"] = machine.seq
-        seen["held"] = machine.held is not None
-        seen["state"] = {name: plain(value) for name, value in instance.__dict__.items()}
-        seen["timers"] = [
-            *(_timer(one) for one in sorted(machine.timers or ()) if one.callback is not None),
-            *(_scheduled(one) for one in (machine.schedules or {}).values() if not one.next),
-        ]
-        seen["waits"] = tell_waits(machine)
-        seen["connections"] = [
-            _connection(activation, conn) for conn in (machine.connections or {}).values()
-        ]
-        seen["steps"] = tell_steps(machine, activation.host.effects)
-        seen["failed_steps"] = tell_failed(machine)
+        seen.update(_seen(machine, instance))
+        seen["steps"] = tell_steps(machine, host.effects)
 
-    host = activation.host
     if host.slot is not None:
         host.slot.begin(machine.address, b"look")
     gc.disable()
@@ -236,11 +229,58 @@ def _look(activation: Activation, *, compare: bool) -> dict[str, Any]:
             host.slot.end()
     if machine.tainted:
         activation.reload()
+    _add_lines(activation, seen)
     return seen
 
 
-def _connection(activation: Activation, conn: Connection) -> dict[str, Any]:
-    lines = activation.host.lines.open.get(activation.machine.oid, {})
+async def _look_apart(activation: Apart) -> dict[str, Any]:
+    """The same, of an object in a process of its own."""
+    host = activation.host
+    now_ns = host.clock.now_ns()
+    seen, why, tainted = await activation.look("perdure.sight.look:look_there", now_ns)
+    if tainted:
+        activation.reload()
+    seen["rebuild"] = _rebuild(activation, why)
+    seen["steps"] = tell_steps(activation.machine, host.effects)
+    _add_lines(activation, seen)
+    return seen  # type: ignore[no-any-return]
+
+
+def look_there(there: Any, now_ns: int) -> tuple[dict[str, Any], str | None, bool]:
+    """What is seen in the process of a single object: its memory, why it cannot be kept as bytes,
+    and whether a repr has changed it."""
+    machine: Machine = there.machine
+    seen: dict[str, Any] = {}
+    size, why = _size(machine)
+    try:
+        run_query(
+            machine,
+            lambda instance: seen.update(_seen(machine, instance)),
+            ((), {}),
+            now_ns,
+            deep=0 < size <= _COMPARED_MAX,
+        )
+    except ReadOnlyError as error:
+        logger.warning("a repr changes the object", object=machine.address, why=str(error))
+    return seen, why, machine.tainted
+
+
+def _seen(machine: Machine, instance: Object) -> dict[str, Any]:
+    seen: dict[str, Any] = {}
+    seen["seq"] = machine.seq
+    seen["held"] = machine.held is not None
+    seen["state"] = {name: plain(value) for name, value in instance.__dict__.items()}
+    seen["timers"] = [
+        *(_timer(one) for one in sorted(machine.timers or ()) if one.callback is not None),
+        *(_scheduled(one) for one in (machine.schedules or {}).values() if not one.next),
+    ]
+    seen["waits"] = tell_waits(machine)
+    seen["connections"] = [_connection(conn) for conn in (machine.connections or {}).values()]
+    seen["failed_steps"] = tell_failed(machine)
+    return seen
+
+
+def _connection(conn: Connection) -> dict[str, Any]:
     return {
         "id": conn.id,
         "path": conn.path,
@@ -249,8 +289,14 @@ def _connection(activation: Activation, conn: Connection) -> dict[str, Any]:
         "state": plain(conn.state),
         "since": iso(conn._since),
         "resumable": conn._resumable,
-        "line": "open" if conn.id in lines else "lost",
     }
+
+
+def _add_lines(activation: Activation, seen: dict[str, Any]) -> None:
+    """Whether there is a client at the other end of each connection."""
+    lines = activation.host.lines.open.get(activation.machine.oid, {})
+    for conn in seen.get("connections", ()):
+        conn["line"] = "open" if conn["id"] in lines else "lost"
 
 
 def _timer(timer: Any) -> dict[str, Any]:
@@ -279,23 +325,25 @@ def _scheduled(schedule: Schedule) -> dict[str, Any]:
     }
 
 
-def _rebuild(activation: Activation) -> tuple[dict[str, Any], int]:
-    """How the object would come back if the process ended now; and its size as a snapshot."""
+def _size(machine: Machine) -> tuple[int, str | None]:
+    """The size of an object as a snapshot; or 0, and why there can be none."""
+    try:
+        return len(heap.dump_heap(machine)), None
+    except NotSerializable as error:
+        return 0, error.message
+
+
+def _rebuild(activation: Activation, why: str | None) -> dict[str, Any]:
+    """How the object would come back if the process ended now."""
     seq, newest = activation.machine.seq, activation.snapshot_seq
     entries = seq - newest
-    size, why = 0, None
-    try:
-        size = len(heap.dump_heap(activation.machine))
-    except NotSerializable as error:
-        why = error.message
-    facts = {
+    return {
         "by": "replay" if not newest else "snapshot and replay" if entries else "snapshot",
         "entries": entries,
         "snapshot_seq": newest,
         "base_seq": activation.base_seq,
         "why": why,
     }
-    return facts, size
 
 
 def plain(value: Any) -> Any:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure.clock import iso
 from perdure.errors import CallError, ObjectQuarantined, UnknownKind, UnknownObject
+from perdure.host.apart import Apart
 from perdure.host.machine import Machine
 from perdure.host.records import Asked
 from perdure.journal.identity import oid_of
@@ -185,8 +186,17 @@ class _Chain:
             if activation is None:
                 raise host.quarantine.refusal(oid) or UnknownObject(f"there is no object {address}")
             self.lsn = max(self.lsn, activation.last_lsn)
-            look = self._looks[address] = _Look(activation.machine)
+            if isinstance(activation, Apart):
+                look = await activation.look("perdure.sight.why:waits_there")
+            else:
+                look = _Look(activation.machine)
+            self._looks[address] = look
         return look
+
+
+def waits_there(there: Any) -> _Look:
+    """The waits of an object, in its own process."""
+    return _Look(there.machine)
 
 
 def _facts(address: str, task: str | None, on: str, end: str = "") -> dict[str, Any]:
