@@ -293,7 +293,7 @@ class StoreStats(NamedTuple):
 
 
 class Store(Protocol):
-    """About a dozen methods. Times are nanoseconds since 1970."""
+    """What a host asks of a store. Times are nanoseconds since 1970."""
 
     async def open(self, node: str) -> Layout:
         """Make or check the schema and take the place for this process and its running loop.
