@@ -79,6 +79,7 @@ class Object:
         **kwargs: Any,
     ) -> None:
         super().__init_subclass__(**kwargs)
+        _check_names(cls)
         given = {
             "reentrant": reentrant,
             "atomic": atomic,
@@ -396,6 +397,22 @@ def kind_of(cls: type[Object]) -> Kind:
 _NOT_HANDLERS = frozenset(name for name in dir(Object) if name != "find") | {"authorize"}
 # A class may well have a handler that finds something; then it is not found by its attributes.
 _IMMUTABLE = (int, float, complex, bool, str, bytes, type(None), frozenset, type, FunctionType)
+
+
+# What an object or a class is asked by; a handler or an attribute of that name would hide it.
+_ITS_OWN = frozenset(
+    ("address", "at", "broadcast", "broadcast_json", "connections", "key", "new", "schedule")
+)
+
+
+def _check_names(cls: type[Object]) -> None:
+    taken = _ITS_OWN & (vars(cls).keys() | inspect.get_annotations(cls).keys())
+    if taken:
+        names = ", ".join(sorted(taken))
+        raise InvalidClass(
+            f"{cls.__name__} defines {names}, which every Object has already",
+            hint="Give it another name.",
+        )
 
 
 def _check_history(cls: type[Object], history: str) -> None:

@@ -102,8 +102,10 @@ async def test_calls_with_the_class_are_checked_and_typed(tmp_path: Path) -> Non
             await shop.add(LINE, times="x")  # type: ignore[arg-type]
         with pytest.raises(LookupError, match="gone"):
             await shop.fail("lookup")
-        with pytest.raises(perdure.HandlerError, match="out") as raised:
+        with pytest.raises(Sold, match="out"):
             await shop.fail("own")
+        with pytest.raises(perdure.HandlerError, match="out") as raised:
+            await client.at("Shop", "a/b").fail("own")
         assert raised.value.error == "Sold"
         with pytest.raises(perdure.UnknownHandler):
             shop.nothing()  # type: ignore[attr-defined]

@@ -207,10 +207,12 @@ def _one_line(value: Any) -> str:
 @remote
 def delete(address: str, yes: bool, url: str, token: str | None, as_json: bool) -> None:
     """End an object: its state, its timers and its waiting code. Its history stays."""
-    path = object_path(address)
+    path, server = object_path(address), Server(url, token)
     if not yes:
         confirm(f"Delete {address}? Its state cannot be brought back")
-    Server(url, token).request("DELETE", f"/_perdure/objects/{path}")
+    # A mistyped name must not pass for done; the server itself has nothing against it.
+    server.get(f"objects/{path}")
+    server.request("DELETE", f"/_perdure/objects/{path}")
     if as_json:
         print_json({"deleted": address})
     else:

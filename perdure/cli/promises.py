@@ -12,7 +12,7 @@ import click
 
 from perdure.cli.call import read_value
 from perdure.cli.client import Server, remote
-from perdure.cli.output import examples, print_json, print_table, show_age, show_time
+from perdure.cli.output import WrongUse, examples, print_json, print_table, show_age, show_time
 
 _PAGE = 1000
 _NEXT = re.compile(r'[?&]after=([^&>]*)[^>]*>; rel="next"')
@@ -109,12 +109,20 @@ def resolve(
     elif value == "-":
         body = sys.stdin.buffer.read()
     else:
-        body = _dump(read_value(value or ""))
+        body = _dump(_value(value or ""))
     Server(url, token).request("POST", path, body=body)
     if as_json:
         print_json({"token": token_of_promise, "resolved": reject is None})
     else:
         click.echo("resolved" if reject is None else "rejected")
+
+
+def _value(text: str) -> object:
+    """JSON, or plain text; what begins like JSON and is none was meant to be."""
+    value = read_value(text)
+    if value == text and text[:1] in ("{", "[", '"'):
+        raise WrongUse(f"{text[:60]!r} is no JSON", hint="Quote it for the shell: '{\"ok\": true}'")
+    return value
 
 
 def _dump(value: object) -> bytes:

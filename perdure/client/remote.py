@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 import uuid
 from collections.abc import AsyncIterator, Callable, Mapping
 from types import TracebackType
@@ -217,6 +218,8 @@ class RemoteObject:
             try:
                 response = await self._client.request("POST", path, body, headers)
                 return self._result(handler, response.content)
+            except HandlerError as error:
+                raise self._own_error(error) from None
             except (errors.OutcomeUnknown, errors.Unavailable, errors.Overloaded):
                 # Only by a key can it be told from another call, and so be sent again.
                 if self._idempotency_key is None:
@@ -257,6 +260,8 @@ class RemoteObject:
                             raise error_of(json.loads(problem)["status"], problem)
                         yield self._result(handler, event["data"].encode())
                         last, pause = event["id"], _FIRST_PAUSE_S
+            except HandlerError as error:
+                raise self._own_error(error) from None
             except (httpx.TransportError, errors.Unavailable, errors.Overloaded):
                 pass
             await asyncio.sleep(pause)
@@ -288,6 +293,17 @@ class RemoteObject:
         )
 
     # --- values
+
+    def _own_error(self, error: HandlerError) -> BaseException:
+        """The exception as a class of the app, where the object's module has one of that name."""
+        module = sys.modules.get(self._kind.cls.__module__) if self._kind is not None else None
+        cls = getattr(module, error.error, None)
+        if not (isinstance(cls, type) and issubclass(cls, Exception)):
+            return error
+        try:
+            return cls(error.message)
+        except TypeError:
+            return error  # It is made of more than a text.
 
     def _handler(self, name: str) -> Handler | None:
         if self._kind is None:

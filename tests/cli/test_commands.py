@@ -328,6 +328,7 @@ def test_history_follows_until_its_limit(server: Script) -> None:
 
 
 def test_delete_asks(server: Script) -> None:
+    server.on("GET /_perdure/objects/C/a", {"address": "C/a"})
     server.on("DELETE /_perdure/objects/C/a", b"", 204)
     for answer in ("n\n", ""):
         declined = server.run("delete", "C/a", stdin=answer)
@@ -336,7 +337,9 @@ def test_delete_asks(server: Script) -> None:
     assert server.asked == []
     assert server.run("delete", "C/a", stdin="y\n").exit_code == 0
     assert server.run("delete", "C/a", "--yes").stdout == "C/a is deleted\n"
-    assert len(server.asked) == 2
+    assert len(server.asked) == 4
+    server.on("GET /_perdure/objects/C/b", {"code": "unknown-object", "title": "none"}, 404)
+    assert server.run("delete", "C/b", "--yes").exit_code == 1
 
 
 def test_quarantine(server: Script) -> None:

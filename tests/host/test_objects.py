@@ -344,3 +344,11 @@ def test_classes_that_cannot_be_served_say_what_to_change() -> None:
                 yield 1
 
         perdure.object.kind_of(Streams)
+
+
+@pytest.mark.parametrize("name", ["at", "new", "key", "address", "schedule", "broadcast"])
+def test_a_class_may_not_hide_what_every_object_has(name: str) -> None:
+    with pytest.raises(InvalidClass, match=f"defines {name}, which"):
+        type("Hides", (Object,), {name: lambda self: None})
+    with pytest.raises(InvalidClass, match=f"defines {name}, which"):
+        type("Hides", (Object,), {"__annotations__": {name: str}})
