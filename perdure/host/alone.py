@@ -178,7 +178,7 @@ class Alone:
         self.taken, self._loaded = None, None
         self.host.entries, self.host.time_ns = entries, now_ns
         _bound_processor(0)
-        loading._loaded(cast(Any, self), stored)
+        loading.loaded(cast(Any, self), stored)
         self.host.entries = ()
         if isinstance(self._loaded, BaseException):
             if isinstance(self._loaded, MemoryError):

@@ -27,7 +27,7 @@ from perdure.host.activation import Activation, State, told_event
 from perdure.host.alone import Start
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.intake import admit
-from perdure.host.lines import Passing
+from perdure.host.joining import Passing
 from perdure.host.load import REBUILD
 from perdure.host.mirror import Facts, Mirror
 from perdure.host.nursery import Process, ProcessEnded, Refused

@@ -47,7 +47,7 @@ def load(activation: Activation, read: asyncio.Future[Stored | None] | None = No
     host = activation.host
     stash = host.stash.get(activation.machine.oid)
     if stash is not None:
-        _loaded(activation, stash)
+        loaded(activation, stash)
         return
     future = read or host.store.load(host.log.part, activation.machine.oid)
     if future.done():
@@ -64,10 +64,11 @@ def _load_done(activation: Activation, future: asyncio.Future[Stored | None]) ->
     except Exception as error:
         activation.unusable(error)
         return
-    _loaded(activation, stored)
+    loaded(activation, stored)
 
 
-def _loaded(activation: Activation, stored: Stored | None) -> None:
+def loaded(activation: Activation, stored: Stored | None) -> None:
+    """Build the object from what was read; the activation begins, or is unusable."""
     host, machine = activation.host, activation.machine
     if stored is not None and (
         host.kinds.get(stored.row.kind) is not activation.kind or stored.row.key != machine.key

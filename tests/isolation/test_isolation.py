@@ -215,6 +215,19 @@ async def test_a_message_that_ended_a_process_is_tried_again(tmp_path: Path) -> 
         assert await a.read() == 1
 
 
+async def test_an_event_that_ends_processes_can_be_skipped(tmp_path: Path) -> None:
+    switch = tmp_path / "switch"
+    switch.write_text("")
+    async with served(tmp_path / "data") as node:
+        await a.play()
+        await Sender.at("s").poke("a", str(switch))
+        await until(lambda: node.host.quarantine.objects)
+        await node.host.skip("Game/a")
+        await until(lambda: not node.host.log.outbox)
+        assert await a.play() == 2
+        assert await a.told() == []
+
+
 async def test_a_process_killed_while_idle_costs_nothing(tmp_path: Path) -> None:
     async with served(tmp_path) as node:
         await a.play(3)
