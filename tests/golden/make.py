@@ -134,6 +134,8 @@ def plain(value: Any) -> Any:
         return {"hex": value.hex()}
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {key: plain(one) for key, one in value.items()}
     return value
 
 
