@@ -67,7 +67,7 @@ class Waited:
         """The Stream (stepping.py) of a step that gives items."""
 
     def __setstate__(self, state: Any) -> None:
-        # A snapshot of 0.1 has neither of these.
+        # A snapshot of schema 1 has neither of these.
         self.begun = False
         self.stream = None
         for name, value in state[1].items():

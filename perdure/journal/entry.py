@@ -464,7 +464,7 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     """The memory that the turn found had just come from bytes, and holds sets: they are walked in
     another order than before, so a replay that comes from further back goes through bytes here."""
     rules: int = 0
-    """By which of the RULES below it ran; 0 in journals of 0.1."""
+    """By which of the RULES below it ran; 0 in journals of schema 1."""
     connections: int = 0
     """How many connections are open after the turn."""
     indexed: dict[str, bytes] | None = None
