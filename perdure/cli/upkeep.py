@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,13 @@ def erase(
     epilog=examples("perdure prune --older 30d --class Order", "perdure prune --older 30d --apply")
 )
 @click.option("--older", metavar="AGE", help="As 30d or 12h; without it, what the settings say.")
+@click.option("--over", metavar="SIZE", help="What each object has beyond its newest 10MB, say.")
 @click.option("--class", "classes", multiple=True, help="Of this class alone; may be repeated.")
 @click.option("--apply", "apply_", is_flag=True, help="Do it; without it, only say what would go.")
 @remote
 def prune(
     older: str | None,
+    over: str | None,
     classes: tuple[str, ...],
     apply_: bool,
     url: str,
@@ -132,12 +135,14 @@ def prune(
     """Remove old history, as far as no rebuild needs it. Looking back ends where it begins then."""
     server = Server(url, token)
     asked: dict[str, Any] = {"apply": apply_}
-    if older is not None:
-        seconds = _seconds(older)
+    if older is not None or over is not None:
         names = classes or tuple(kind["class"] for kind in server.get("classes"))
-        asked["older"] = dict.fromkeys(names, seconds)
+        if older is not None:
+            asked["older"] = dict.fromkeys(names, _seconds(older))
+        if over is not None:
+            asked["over"] = dict.fromkeys(names, _bytes(over))
     elif classes:
-        raise WrongUse("--class needs --older AGE")
+        raise WrongUse("--class needs --older AGE or --over SIZE")
     body = json.dumps(asked).encode()
     found = server.request("POST", "/_perdure/prune", body=body, timeout_s=None).json()
     verb = "removed" if apply_ else "would go (--apply does it)"
@@ -213,6 +218,13 @@ def _told(as_json: bool, text: str, found: dict[str, Any] | None = None) -> None
         print_json(found or {"done": True})
     else:
         click.echo(text)
+
+
+def _bytes(size: str) -> int:
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(B|KB|MB|GB)", size, re.IGNORECASE)
+    if found is None:
+        raise WrongUse(f"{size!r} is no size", hint="As in 500KB, 10MB, 1.5GB.")
+    return int(float(found[1]) * {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}[found[2].upper()])
 
 
 def _seconds(age: str) -> float:

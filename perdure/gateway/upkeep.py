@@ -47,7 +47,9 @@ class Again(msgspec.Struct, forbid_unknown_fields=True):
 
 class Prune(msgspec.Struct, forbid_unknown_fields=True):
     older: dict[str, float] = {}
-    """By class, in seconds; without any, what the settings say."""
+    """By class, in seconds; without this and `over`, what the settings say."""
+    over: dict[str, int] = {}
+    """By class, how many bytes of its newest history each object keeps."""
     apply: bool = False
 
 
@@ -97,7 +99,9 @@ async def prune(host: Host, body: bytes) -> Reply:
     asked: Prune = _read(body, Prune)
     now = host.clock.now_ns()
     before = {name: now - int(age * NS) for name, age in asked.older.items()}
-    pruned = await retention.prune(host, before or retention.cutoffs(host), apply=asked.apply)
+    if not (before or asked.over):
+        before = retention.cutoffs(host)
+    pruned = await retention.prune(host, before, apply=asked.apply, over=asked.over)
     return json_reply({**pruned._asdict(), "applied": asked.apply})
 
 

@@ -27,18 +27,21 @@ def cutoffs(host: Host) -> dict[str, int]:
     return found
 
 
-async def prune(host: Host, before: Mapping[str, int], *, apply: bool) -> Pruned:
-    """Remove history of classes from before a time for each, as far as no rebuild needs it.
+async def prune(
+    host: Host, before: Mapping[str, int], *, apply: bool, over: Mapping[str, int] | None = None
+) -> Pruned:
+    """Remove history of classes from before a time for each, and of each object what is `over` so
+    many bytes for its class, as far as no rebuild needs it.
 
     With `apply=False` only say what would go. Raises UnknownKind, and what the store raises.
     """
-    for name in before:
+    for name in (*before, *(over or {})):
         if name not in host.kinds:
             raise UnknownKind(f"no class {name!r} is served here")
     if apply:
         # The newest snapshots come first: what lies before them is what may go.
         await host.checkpointer.run()
-    pruned = await host.store.prune(host.log.part, host.log.epoch, before, apply=apply)
+    pruned = await host.store.prune(host.log.part, host.log.epoch, before, apply=apply, over=over)
     if pruned is None:
         raise host.log.fenced()
     return pruned

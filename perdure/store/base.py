@@ -456,9 +456,16 @@ class Store(Protocol):
         ...
 
     async def prune(
-        self, part: int, epoch: int, before: Mapping[str, int], *, apply: bool
+        self,
+        part: int,
+        epoch: int,
+        before: Mapping[str, int],
+        *,
+        apply: bool,
+        over: Mapping[str, int] | None = None,
     ) -> Pruned | None:
-        """Remove history of classes whose last turn was before a time for each class.
+        """Remove history of classes whose last turn was before a time for each class; and, by
+        `over`, what is left of an object's history when its newest so many bytes are kept.
 
         Only what lies at or before an object's snapshot goes: it can still be rebuilt. With
         `apply=False` nothing is removed, and the answer says what would be. None for a deposed

@@ -363,20 +363,30 @@ class MemoryStore:
         """There is no free space."""
 
     async def prune(
-        self, part: int, epoch: int, before: Mapping[str, int], *, apply: bool
+        self,
+        part: int,
+        epoch: int,
+        before: Mapping[str, int],
+        *,
+        apply: bool,
+        over: Mapping[str, int] | None = None,
     ) -> Pruned | None:
         """Forget what is old."""
         if not self._owns(part, epoch):
             return None
         objects = segments = size = 0
         for oid, (home, row) in self._rows.items():
-            until = before.get(row.kind, 0)
+            until, most = before.get(row.kind, 0), (over or {}).get(row.kind)
             if home != part or row.snapshot is None:
                 continue
             of_object = self._segments.get(oid, {})
-            old = [
-                one for one in of_object.values() if 0 < one.until < until and one.last <= row.seq
-            ]
+            old: list[Segment] = []
+            newer = 0
+            for one in sorted(of_object.values(), key=lambda one: -one.last):
+                is_old = 0 < one.until < until or (most is not None and newer >= most and newer)
+                if is_old and one.last <= row.seq:
+                    old.append(one)
+                newer += len(one.body)
             objects += bool(old)
             segments += len(old)
             size += sum(len(one.body) for one in old)

@@ -38,6 +38,23 @@ _OLD = """
 FROM segment JOIN object USING (oid) JOIN snapshot USING (oid)
 WHERE object.part = :part AND object.kind = :kind
   AND segment.until > 0 AND segment.until < :before AND segment.last <= object.seq"""
+# Behind so many bytes of an object's newer history.
+_BEYOND = """
+FROM (
+    SELECT segment.oid, segment.last, segment.body, object.seq,
+           sum(length(segment.body)) OVER (
+               PARTITION BY segment.oid ORDER BY segment.last DESC
+               ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING
+           ) AS newer
+      FROM segment JOIN object USING (oid) JOIN snapshot USING (oid)
+     WHERE object.part = :part AND object.kind = :kind
+) AS segment
+WHERE segment.newer >= :over AND segment.last <= segment.seq"""
+_COUNT_BEYOND = (
+    f"SELECT count(DISTINCT oid), count(*), ifnull(sum(length(segment.body)), 0) {_BEYOND}"
+)
+_BEYOND_ENDS = f"SELECT oid, max(segment.last) {_BEYOND} GROUP BY oid"
+
 _COUNT_OLD = f"SELECT count(DISTINCT oid), count(*), ifnull(sum(length(segment.body)), 0) {_OLD}"
 _OLD_ENDS = f"SELECT oid, max(segment.last) {_OLD} GROUP BY oid"
 
@@ -58,6 +75,7 @@ class Pruning(NamedTuple):
     part: int
     epoch: int
     before: Mapping[str, int]
+    over: Mapping[str, int]
     apply: bool
 
 
@@ -95,12 +113,16 @@ def prune(connection: sqlite3.Connection, asked: Pruning) -> Pruned | None:
     objects = segments = size = 0
     if not _begin(connection, asked.part, asked.epoch):
         return None
-    for kind, before in asked.before.items():
-        values = {"part": asked.part, "kind": kind, "before": before}
-        found = connection.execute(_COUNT_OLD, values).fetchone()
+    wanted = [
+        *((_COUNT_OLD, _OLD_ENDS, kind, "before", time) for kind, time in asked.before.items()),
+        *((_COUNT_BEYOND, _BEYOND_ENDS, kind, "over", most) for kind, most in asked.over.items()),
+    ]
+    for count, find_ends, kind, name, bound in wanted:
+        values = {"part": asked.part, "kind": kind, name: bound}
+        found = connection.execute(count, values).fetchone()
         objects, segments, size = objects + found[0], segments + found[1], size + found[2]
         if asked.apply and found[1]:
-            ends = connection.execute(_OLD_ENDS, values).fetchall()
+            ends = connection.execute(find_ends, values).fetchall()
             connection.executemany(sql.FORGET, ends)
             connection.executemany(
                 "DELETE FROM blob WHERE oid = ? AND seq > 0 AND seq <= ?", ends
@@ -157,10 +179,16 @@ class Upkeep:
             self._undo(error)
 
     async def prune(
-        self, part: int, epoch: int, before: Mapping[str, int], *, apply: bool
+        self,
+        part: int,
+        epoch: int,
+        before: Mapping[str, int],
+        *,
+        apply: bool,
+        over: Mapping[str, int] | None = None,
     ) -> Pruned | None:
         """In one transaction."""
-        return await self._in_lane(self._prune, Pruning(part, epoch, before, apply))
+        return await self._in_lane(self._prune, Pruning(part, epoch, before, over or {}, apply))
 
     def _prune(self, asked: Pruning) -> Pruned | None:
         try:

@@ -255,10 +255,16 @@ class FaultyStore:
         await self._waited("compact", self.inner.compact())
 
     async def prune(
-        self, part: int, epoch: int, before: Mapping[str, int], *, apply: bool
+        self,
+        part: int,
+        epoch: int,
+        before: Mapping[str, int],
+        *,
+        apply: bool,
+        over: Mapping[str, int] | None = None,
     ) -> Pruned | None:
         """See `Store`."""
-        work = self.inner.prune(part, epoch, before, apply=apply)
+        work = self.inner.prune(part, epoch, before, apply=apply, over=over)
         return await self._waited("prune", work)
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:

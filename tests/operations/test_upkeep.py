@@ -131,6 +131,27 @@ async def test_old_history_goes_and_objects_stay(kind: str, tmp_path: Path) -> N
             await retention.prune(stage.host, {"Nobody": 1}, apply=True)
 
 
+@pytest.mark.parametrize("kind", ["memory", "sqlite"])
+async def test_history_is_bounded_by_size_as_well(kind: str, tmp_path: Path) -> None:
+    sqlite = SqliteStore(tmp_path, commit_inline_ms=1e6)
+    store: Any = MemoryStore() if kind == "memory" else sqlite
+    async with Stage(Person, store=store) as stage:
+        for _ in range(5):
+            await Person.at("p").see("x" * 1000)
+            await stage.hibernate()
+            await stage.host.checkpointer.run()
+        await Person.at("small").see("x")
+        await stage.hibernate()
+        over = {"Person": 2500}
+        would = await retention.prune(stage.host, {}, apply=False, over=over)
+        assert (would.objects, would.segments) == (1, 2)
+        assert await retention.prune(stage.host, {}, apply=True, over=over) == would
+        past = await look.history(stage.host, "Person/p", 0, 10)
+        assert [entry["seq"] for entry in past] == [3, 4, 5]
+        assert len(await look.history(stage.host, "Person/small", 0, 10)) == 1
+        assert await Person.at("p").see("y") == 6
+
+
 async def test_a_class_that_keeps_an_hour_is_pruned_by_itself() -> None:
     async with Stage(Short) as stage:
         await Short.at("p").see("x")
