@@ -234,6 +234,10 @@ def hashed_too_soon() -> Any:
     return value
 
 
+class Foreign(ctypes.Structure):
+    """A pointer's class is made once, and is of the module that was first: this one is ours."""
+
+
 ANIMALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: closed(socket.socket()), "a socket"),
     (threading.Lock, "a lock of threads"),
@@ -270,7 +274,7 @@ ANIMALS: list[tuple[Callable[[], Any], str]] = [
     (lambda: ssl.create_default_context(), "a ssl.SSLContext"),
     (lambda: closed(select.epoll()), "a select.epoll"),
     (lambda: closed(mmap.mmap(-1, 10)), "a mmap.mmap"),
-    (lambda: ctypes.pointer(ctypes.c_int(1)), "a tests.suspend.test_refusals.LP_c_int"),
+    (lambda: ctypes.pointer(Foreign()), "a tests.suspend.test_refusals.LP_Foreign"),
     (lambda: ctypes.CFUNCTYPE(None)(print), "a ctypes.CFUNCTYPE.<locals>.CFunctionType"),
     (another_loop, "a weakref.ReferenceType"),
     (cleaned_directory, "a weakref.finalize"),
