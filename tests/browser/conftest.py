@@ -25,9 +25,11 @@ FLAGS = [
 PATIENCE_MS = 20_000
 
 
-@pytest.fixture(scope="session")
+# Not for the whole session: while Playwright is there its event loop is the running one of this
+# thread, and no other test could run a loop of its own.
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A browser for all tests; each page has a context, and so a storage, of its own."""
+    """A browser for a file of tests; each page has a context, and so a storage, of its own."""
     missing = "" if CHROMIUM else "there is no Chromium here; tools/install-browser brings one"
     try:
         from playwright.sync_api import sync_playwright
