@@ -40,7 +40,7 @@ from perdure import Object, query
 from perdure.gateway.front import serve_front
 from perdure.gateway.http import Gateway
 from perdure.host.incoming import Answer, IncomingCall
-from perdure.object import kind_of
+from perdure.kind import kind_of
 from perdure.settings import Settings
 
 OBJECTS = 1000

@@ -14,8 +14,9 @@ import uvloop
 from benchmarks import app
 from perdure.clock import Clock
 from perdure.host.incoming import Answer, IncomingCall
+from perdure.kind import Kind, kind_of
 from perdure.node import Node
-from perdure.object import Kind, Object, kind_of
+from perdure.object import Object
 from perdure.settings import Settings
 
 R = TypeVar("R")

@@ -15,7 +15,7 @@ from perdure.host.replay import replay_tail
 from perdure.journal.codec import decode_entry, encode_entry
 from perdure.journal.entry import JSON, Call, Entry
 from perdure.journal.identity import call_id, oid_of
-from perdure.object import kind_of
+from perdure.kind import kind_of
 
 
 def figures(rounds: int, quick: bool) -> Iterator[Figure]:

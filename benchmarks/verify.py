@@ -19,8 +19,8 @@ from perdure.host import guard
 from perdure.host.incoming import IncomingCall
 from perdure.journal.entry import JSON
 from perdure.journal.identity import oid_of
+from perdure.kind import Kinds, kind_of
 from perdure.node import Node
-from perdure.object import Kinds, kind_of
 from perdure.past.verify import Source, Verifier
 from perdure.settings import load_settings
 from perdure.store.sqlite_reading import ReadingStore

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 import structlog
 
 from perdure.errors import BadApp, PerdureError
-from perdure.object import Object, kind_of
+from perdure.kind import kind_of
+from perdure.object import Object
 from perdure.ref import Ref
 from perdure.settings import Settings, load_settings
 

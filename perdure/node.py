@@ -24,7 +24,8 @@ from perdure.host.resolving import resolve
 from perdure.inside import wanted_by
 from perdure.journal.entry import PICKLE, Resolved
 from perdure.journal.identity import know_aliases
-from perdure.object import Kind, Kinds, Object, kind_of
+from perdure.kind import Kind, Kinds, kind_of
+from perdure.object import Object
 from perdure.ref import check_key, format_address
 from perdure.settings import Settings
 from perdure.sight import calls as sight_calls

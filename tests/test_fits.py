@@ -14,7 +14,7 @@ import pytest
 
 from perdure import Object
 from perdure.errors import BadArguments
-from perdure.object import kind_of
+from perdure.kind import kind_of
 from perdure.ref import Ref
 from perdure.serde import check
 from tests.serde_types import (

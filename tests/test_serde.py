@@ -389,7 +389,7 @@ def test_what_has_no_json_form_is_named_with_its_path(value: Any, message: str) 
 
 
 def test_an_object_itself_is_written_as_its_ref() -> None:
-    from perdure.object import kind_of
+    from perdure.kind import kind_of
 
     assert to_json([kind_of(Room).bare("a")]) == b'["Room/a"]'
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args, get_origin
 import click
 
 if TYPE_CHECKING:
-    from perdure.object import Handler, Kind
+    from perdure.kind import Handler, Kind
     from perdure.supervisor.link import Ready
 
 _HANDLERS_MAX = 12

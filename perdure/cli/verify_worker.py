@@ -39,7 +39,7 @@ class _Worker:
         from perdure.cli.verify_remote import RemoteSource
         from perdure.host import async_generators, guard
         from perdure.journal.identity import know_aliases
-        from perdure.object import Kinds, kind_of
+        from perdure.kind import Kinds, kind_of
         from perdure.past.verify import Source, Verifier, collect
         from perdure.store.sqlite_reading import ReadingStore
         from perdure.suspend import editions, probe

@@ -133,7 +133,7 @@ class _Worker:
         import gc
         import importlib
 
-        from perdure.object import kind_of
+        from perdure.kind import kind_of
         from perdure.suspend import probe
         from perdure.suspend.bundles import bundle_of
 

@@ -28,7 +28,8 @@ from perdure.client.line import Connection, Status
 from perdure.client.session import Data
 from perdure.errors import CallError, HandlerError, PerdureError, UnknownHandler
 from perdure.failure import Failure, exception_of
-from perdure.object import Handler, Kind, Object, kind_of
+from perdure.kind import Handler, Kind, kind_of
+from perdure.object import Object
 from perdure.ref import check_key
 from perdure.serde import from_json, to_json
 

@@ -62,7 +62,6 @@ class _Loop:
         self._thread.join()
         self._loop.close()
 
-
     async def _finish(self) -> None:
         # A stream that was walked half-way is closed by a task, which is not left behind.
         await self._loop.shutdown_asyncgens()

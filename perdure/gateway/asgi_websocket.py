@@ -24,7 +24,7 @@ from perdure.journal.identity import oid_of
 if TYPE_CHECKING:
     from perdure.gateway.http import Gateway
     from perdure.gateway.upgrade import Upgrade
-    from perdure.object import Kind
+    from perdure.kind import Kind
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]

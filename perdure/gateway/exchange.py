@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from perdure.gateway.http import Gateway
     from perdure.gateway.http1 import Connection
     from perdure.gateway.upgrade import Upgrade
-    from perdure.object import Kind
+    from perdure.kind import Kind
 
 
 class Exchange(HttpRequest):

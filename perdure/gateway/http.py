@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
     from perdure.host.host import Host
-    from perdure.object import Handler, Kind
+    from perdure.kind import Handler, Kind
 
 logger = structlog.get_logger("perdure")
 

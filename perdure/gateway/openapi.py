@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from perdure.gateway.problem import CODES
-from perdure.object import Handler, Kind
+from perdure.kind import Handler, Kind
 from perdure.serde.schemas import Schema, SignatureSchema, signature_schemas
 
 _JSON = "application/json"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from perdure.gateway.http import Gateway
     from perdure.gateway.session import Session
     from perdure.gateway.upgrade import Upgrade
-    from perdure.object import Kind
+    from perdure.kind import Kind
 
 RawHeaders = list[tuple[bytes, bytes]]
 

@@ -22,7 +22,7 @@ from perdure.host.sessions import LOST
 
 if TYPE_CHECKING:
     from perdure.gateway.http import Gateway
-    from perdure.object import Kind
+    from perdure.kind import Kind
 
 RESUME_PROTOCOL = "perdure.v1"
 

@@ -27,7 +27,7 @@ from perdure.ref import check_key
 
 if TYPE_CHECKING:
     from perdure.gateway.http import Gateway, Respond
-    from perdure.object import Kind
+    from perdure.kind import Kind
 
 _VERSION = b"13"
 _PARAMETERS_MAX = 100

@@ -39,7 +39,7 @@ from perdure.host.sessions import LOST
 if TYPE_CHECKING:
     from perdure.gateway.front import Front
     from perdure.gateway.http1 import Connection
-    from perdure.object import Kind
+    from perdure.kind import Kind
 
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _CLOSE_S = 5.0

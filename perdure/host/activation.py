@@ -65,7 +65,7 @@ from perdure.journal.entry import (
     without_arguments,
 )
 from perdure.journal.log import Output, source_of
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.suspend import heap
 from perdure.suspend.moving import Stayed
 

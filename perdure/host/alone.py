@@ -36,7 +36,7 @@ from perdure.host.querying import run_query
 from perdure.host.snapshots import take_snapshot
 from perdure.host.upgrades import Turn, Versions
 from perdure.journal.entry import PICKLE, Call, Event
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.serde import Signature
 from perdure.store.base import Segment, Stored
 from perdure.suspend import heap

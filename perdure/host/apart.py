@@ -34,7 +34,7 @@ from perdure.host.nursery import Process, ProcessEnded, Refused
 from perdure.host.snapshots import REPLAY_MAX, newest_seq
 from perdure.journal.entry import HTTP, Event
 from perdure.journal.log import source_of
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.ref import Ref
 from perdure.store.base import Stored
 from perdure.suspend import heap

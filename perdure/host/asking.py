@@ -38,7 +38,7 @@ from perdure.journal.entry import (
     Tick,
 )
 from perdure.journal.identity import call_id, oid_of, oid_of_call, to_oid
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.promise import Promise
 from perdure.ref import Ref, format_address, parse_address
 from perdure.schedule import Schedule, from_ns

@@ -12,7 +12,7 @@ from perdure.connection import Connection
 from perdure.host import sessions
 from perdure.host.asking import Asking, Surroundings
 from perdure.journal.entry import Broadcast, Closed, Command, Framed
-from perdure.object import Kind
+from perdure.kind import Kind
 
 
 class Connecting(Asking):

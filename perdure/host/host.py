@@ -47,7 +47,7 @@ from perdure.host.upgrades import Versions
 from perdure.journal.entry import Answered, Ended
 from perdure.journal.identity import oid_of, oid_of_call, oid_of_target
 from perdure.journal.log import Output, PartitionLog, source_of
-from perdure.object import Kind, Kinds
+from perdure.kind import Kind, Kinds
 from perdure.ref import parse_address
 from perdure.settings import Settings
 from perdure.store.base import Layout, Store, Stored

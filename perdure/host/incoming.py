@@ -11,7 +11,7 @@ from perdure.errors import PerdureError
 from perdure.failure import Failure, failure_of
 from perdure.host.failures import decode_failure
 from perdure.journal.entry import JSON, Answered, Event
-from perdure.object import Handler, Kind
+from perdure.kind import Handler, Kind
 from perdure.serde import Arguments
 
 if TYPE_CHECKING:

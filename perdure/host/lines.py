@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from perdure.host.activation import Activation
     from perdure.host.host import Host
     from perdure.host.machine import Machine
-    from perdure.object import Kind
+    from perdure.kind import Kind
 
 logger = structlog.get_logger("perdure")
 

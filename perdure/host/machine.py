@@ -70,7 +70,8 @@ from perdure.journal.entry import (
     StepDropped,
     Timetable,
 )
-from perdure.object import Kind, Object
+from perdure.kind import Kind
+from perdure.object import Object
 from perdure.serde import Arguments, Signature
 from perdure.suspend import editions, heap
 from perdure.suspend.sets import rebuild_sets

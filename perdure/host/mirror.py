@@ -17,7 +17,7 @@ from perdure.host.asking import Surroundings
 from perdure.host.machine import Machine
 from perdure.host.records import Asked, Running, Waited
 from perdure.host.stepping import Stream
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.promise import Promise
 
 _AS_IT_IS = (

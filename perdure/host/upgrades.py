@@ -30,7 +30,7 @@ from perdure.host.machine import EVENTS, Machine
 from perdure.host.stepping import untaken_blobs
 from perdure.host.task import Task
 from perdure.journal.entry import Command, Entry, Upgraded
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.steps import find_step
 from perdure.store.base import Store
 from perdure.suspend import bundles, editions, heap

@@ -30,7 +30,7 @@ from perdure.host.machine import Machine
 from perdure.journal import codec
 from perdure.journal.entry import Entry, Forked
 from perdure.journal.identity import oid_of
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.past.record import PAGE, HostRecord, Record, Snapshot, record_of
 from perdure.past.state import state_of
 from perdure.past.walk import walk

@@ -23,7 +23,8 @@ from perdure.host.upgrades import Versions
 from perdure.journal import codec
 from perdure.journal.entry import Entry
 from perdure.journal.identity import know_aliases, oid_of
-from perdure.object import Kind, Kinds, Object, kind_of
+from perdure.kind import Kind, Kinds, kind_of
+from perdure.object import Object
 from perdure.past.extract import Export, Extract, ExtractRecord, Head, lent, segments_of
 from perdure.ref import format_address, parse_address
 from perdure.store.memory import MemoryStore

@@ -18,7 +18,7 @@ from perdure.host.indexing import Seen
 from perdure.journal import codec
 from perdure.journal.entry import RULES, Command, Entry, Forked, Promised, Released
 from perdure.journal.identity import oid_of
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.past.extract import (
     Export,
     Extract,

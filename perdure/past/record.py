@@ -16,7 +16,7 @@ from perdure.host.machine import Machine
 from perdure.journal import codec
 from perdure.journal.entry import Entry
 from perdure.journal.identity import oid_of
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.ref import format_address, parse_address
 from perdure.store.base import Waypoint
 

@@ -36,7 +36,7 @@ from perdure.host.upgrades import (
 from perdure.journal import codec
 from perdure.journal.entry import Entry, Upgraded
 from perdure.journal.identity import oid_of
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.past.state import changes, state_of
 from perdure.ref import format_address, parse_address
 from perdure.store.base import Layout, Store, Stored

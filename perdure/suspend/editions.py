@@ -22,7 +22,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from perdure.errors import OperatorError, PerdureError, UnknownKind, VersionUnusable
-from perdure.object import Kind, Kinds, Object
+from perdure.kind import Kind, Kinds
+from perdure.object import Object
 from perdure.versioned import mark_of, marked, plain
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from perdure import ref
 from perdure.errors import BadApp, OperatorError, Unavailable
 from perdure.host.host import Host
 from perdure.host.incoming import Answer
+from perdure.kind import kind_of
 from perdure.node import Node
-from perdure.object import Object, kind_of
+from perdure.object import Object
 from perdure.settings import Settings
 from perdure.testing.faults import FaultyStore
 from perdure.testing.virtual import Life, VirtualClock, VirtualLoop

@@ -16,7 +16,7 @@ from perdure.host.machine import Machine
 from perdure.host.replay import replay_tail
 from perdure.host.upgrades import begin_from, settle
 from perdure.journal.codec import encode_entry
-from perdure.object import Kind
+from perdure.kind import Kind
 from perdure.suspend import heap
 
 _TURNS_A_BASE = 8

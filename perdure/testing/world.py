@@ -32,8 +32,9 @@ from perdure.clock import NS
 from perdure.errors import OperatorError, PerdureError
 from perdure.gateway.promises import list_promises
 from perdure.host.activation import Activation
+from perdure.kind import kind_of
 from perdure.node import Node
-from perdure.object import Object, kind_of
+from perdure.object import Object
 from perdure.settings import Settings
 from perdure.sight import look
 from perdure.sight.waits import tell_waits

@@ -20,7 +20,7 @@ from perdure.gateway.problem import Headers
 from perdure.gateway.request import HttpRequest
 from perdure.host.host import HostStats
 from perdure.host.incoming import Answer, IncomingCall
-from perdure.object import kind_of
+from perdure.kind import kind_of
 from perdure.settings import Settings
 
 

@@ -16,7 +16,7 @@ from perdure import Object, query
 from perdure.errors import BadArguments, InvalidClass
 from perdure.gateway.openapi import document
 from perdure.gateway.problem import CODES, problem
-from perdure.object import kind_of
+from perdure.kind import kind_of
 from perdure.serde import Signature
 from perdure.serde.schemas import schemas_of, signature_schemas
 from tests.serde_types import (

@@ -106,7 +106,7 @@ async def test_what_is_not_there_and_what_cannot_be_read() -> None:
 
 async def test_a_divergence_names_turn_expected_and_found(monkeypatch: Any) -> None:
     async with tallies() as (_, gateway):
-        handler = perdure.object.kind_of(Tally).handlers["mark"]
+        handler = perdure.kind.kind_of(Tally).handlers["mark"]
 
         async def mark(self: Tally, n: int) -> int:
             return -n

@@ -53,8 +53,8 @@ from perdure.journal.entry import (
     shortened,
 )
 from perdure.journal.identity import oid_of
+from perdure.kind import kind_of
 from perdure.node import Node
-from perdure.object import kind_of
 from perdure.sight import look
 from perdure.store.sqlite import SqliteStore
 from perdure.suspend import heap

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from perdure import BadArguments, Indexed, InvalidClass, Object, atomic, delete, query
 from perdure.indexed import index_key, read_condition
-from perdure.object import kind_of
+from perdure.kind import kind_of
 from perdure.store.memory import MemoryStore
 from perdure.testing.faults import FaultyStore
 from tests.host.stage import Stage

@@ -335,7 +335,7 @@ def test_classes_that_cannot_be_served_say_what_to_change() -> None:
         class Shared(Object):
             items = []
 
-        perdure.object.kind_of(Shared)
+        perdure.kind.kind_of(Shared)
 
     with pytest.raises(InvalidClass, match="generator"):
 
@@ -343,7 +343,7 @@ def test_classes_that_cannot_be_served_say_what_to_change() -> None:
             def numbers(self) -> Any:
                 yield 1
 
-        perdure.object.kind_of(Streams)
+        perdure.kind.kind_of(Streams)
 
 
 @pytest.mark.parametrize("name", ["at", "new", "key", "address", "schedule", "broadcast"])

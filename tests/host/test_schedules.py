@@ -451,7 +451,7 @@ async def test_one_whose_creation_fails_does_not_come_into_being() -> None:
 
 async def test_what_cannot_run_by_itself_is_refused_with_its_class() -> None:
     from perdure import InvalidClass
-    from perdure.object import kind_of
+    from perdure.kind import kind_of
 
     class Needs(Object):
         @every(timedelta(minutes=1))

@@ -20,8 +20,8 @@ from perdure import (
     delete,
     ephemeral,
 )
+from perdure.kind import kind_of
 from perdure.node import Node
-from perdure.object import kind_of
 from perdure.sight import look, why
 from tests.isolation.places import Game, Guarded, Sender, lives, served, until
 

@@ -172,7 +172,7 @@ def test_how_long_history_is_kept_is_checked_where_it_is_said(history: str) -> N
         pass
 
     with pytest.raises(perdure.InvalidClass, match="history"):
-        perdure.object.kind_of(Wrong)
+        perdure.kind.kind_of(Wrong)
 
 
 async def test_a_step_gets_its_result_by_hand_and_the_journal_says_so() -> None:

@@ -301,7 +301,7 @@ async def test_a_past_that_does_not_replay_is_told_and_not_guessed(
         async def write(self: Note, text: str) -> str:
             return await real(self, text) + ("!" if text == "2" else "")
 
-        handler = perdure.object.kind_of(Note).handlers["write"]
+        handler = perdure.kind.kind_of(Note).handlers["write"]
         monkeypatch.setattr(handler, "function", write)
         past = Past(note)
         assert (await past.state(2))["state"]["text"] == "1"

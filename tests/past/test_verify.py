@@ -13,7 +13,7 @@ import pytest
 
 import perdure
 from perdure.journal.identity import know_aliases
-from perdure.object import Kinds, kind_of
+from perdure.kind import Kinds, kind_of
 from perdure.past.verify import Finding, Source, Verifier
 from perdure.settings import load_settings
 from perdure.suspend import editions, probe

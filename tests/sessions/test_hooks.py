@@ -23,7 +23,7 @@ from perdure import (
     current,
     ephemeral,
 )
-from perdure.object import kind_of
+from perdure.kind import kind_of
 from tests.sessions.faces import closing, faces, own_front, texts
 
 

@@ -23,8 +23,8 @@ from perdure.host.asking import Surroundings
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.journal.entry import PICKLE
 from perdure.journal.identity import oid_of
+from perdure.kind import kind_of
 from perdure.node import Node
-from perdure.object import kind_of
 from perdure.ref import parse_address
 from perdure.store.base import Layout
 from perdure.suspend import heap

@@ -25,7 +25,7 @@ from perdure.journal.entry import (
     StepDone,
 )
 from perdure.journal.identity import oid_of
-from perdure.object import kind_of
+from perdure.kind import kind_of
 from perdure.suspend import heap
 from perdure.suspend.values import ValuePickler
 
