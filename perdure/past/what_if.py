@@ -17,10 +17,11 @@ import msgspec
 from perdure.clock import NS
 from perdure.errors import BadArguments, NotSerializable, UnknownHandler
 from perdure.host.machine import Machine
-from perdure.host.replay import run_again, tell_command
+from perdure.host.replay import run_again, skip_again, tell_command
 from perdure.host.upgrades import having
 from perdure.journal.entry import (
     JSON,
+    PICKLE,
     Call,
     Command,
     Entry,
@@ -71,8 +72,9 @@ async def what_if(
         before = state_of(actual)
     finally:
         actual.discard()
-    story = _Story(await walk(record, at - 1, record.machine().surroundings.copy()))
+    story = _Story(record, at - 1)
     try:
+        await story.begin()
         if other is not None:
             await story.tell(entry, other)
         else:
@@ -84,7 +86,7 @@ async def what_if(
         waiting = story.waiting()
         after = state_of(story.machine)
     finally:
-        story.machine.discard()
+        story.discard()
     return {
         "address": format_address(record.kind.name, record.key),
         "at": at,
@@ -114,23 +116,41 @@ def _other(
         raise UnknownHandler(f"{record.kind.name} has no handler {name!r}")
     if arguments is None:
         return msgspec.structs.replace(call, handler=name)
-    known.signature.decode_json(arguments)
+    given = known.signature.decode_json(arguments)
+    if call.format == PICKLE:
+        # The answer comes in the form of the call, and is compared with the one of then.
+        return msgspec.structs.replace(call, handler=name, body=heap.dumps(given, "arguments"))
     return msgspec.structs.replace(call, handler=name, format=JSON, body=arguments)
 
 
 class _Story:
     """A copy to which the rest of its past is told."""
 
-    def __init__(self, machine: Machine) -> None:
-        self.machine = machine
+    def __init__(self, record: Record, after: int) -> None:
+        self.machine: Machine
+        self._record = record
+        self._after = after
+        self._lived: list[Entry] = []
+        """What it was told since then, and what came of it."""
         self.changed: list[dict[str, Any]] = []
         """Turns that ask for something else than they did."""
         self.left_out: list[dict[str, Any]] = []
         """Turns that do not fit any more."""
+        self._numbers: dict[int, int] = {}
+        """What was asked for then, by its number: the number of the same now."""
+        self._tokens: dict[str, str] = {}
+
+    async def begin(self) -> None:
+        """Be as the object was then. Raises DivergenceError."""
+        surroundings = self._record.machine().surroundings.copy()
+        self.machine = machine = await walk(self._record, self._after, surroundings)
         # What was asked for before is the same then and now.
         self._numbers = {n: n for n in (*(machine.steps or ()), *(machine.asked or ()))}
-        """What was asked for then, by its number: the number of the same now."""
         self._tokens = {one._token: one._token for one in (machine.promises or {}).values()}
+
+    def discard(self) -> None:
+        if hasattr(self, "machine"):
+            self.machine.discard()
 
     async def tell(self, entry: Entry, event: Event) -> None:
         """Give one turn to the copy, if it fits."""
@@ -221,16 +241,36 @@ class _Story:
                 body = heap.dump_heap(machine)
             except NotSerializable:
                 body = None
-        seq = machine.seq
         commands = await having(machine, lambda: run_again(machine, entry))
-        if machine.undone and body is not None:
-            kind, surroundings = machine.kind, machine.surroundings
-            machine.discard()
-            self.machine = Machine(kind, machine.key, machine.home, surroundings)
-            heap.load_heap(self.machine, body)
-            self.machine.seq = seq
-            self.machine.skip(event, entry.time, commands)
+        lived = msgspec.structs.replace(entry, commands=commands, undone=machine.undone)
+        if lived.undone:
+            await self._take_back(body)
+            await self._again(lived)
+        self._lived.append(lived)
         return commands
+
+    async def _again(self, lived: Entry) -> None:
+        machine = self.machine
+        machine.seq = lived.seq - 1
+        again = skip_again if lived.undone else run_again
+        await having(machine, lambda: again(machine, lived))
+
+    async def _take_back(self, body: bytes | None) -> None:
+        """Be as before the turn that just ran."""
+        machine = self.machine
+        if body is not None and not heap.has_sets(body):
+            machine.discard()
+            self.machine = Machine(machine.kind, machine.key, machine.home, machine.surroundings)
+            heap.load_heap(self.machine, body)
+            return
+        # From bytes its sets would be walked in another order than the object walked them in.
+        surroundings = machine.surroundings.copy()
+        machine.discard()
+        self.machine = await walk(self._record, self._after, surroundings)
+        for n, lived in enumerate(self._lived):
+            await self._again(lived)
+            if n % 256 == 0:
+                await asyncio.sleep(0)
 
     def _match(self, then: list[Command], now: list[Command]) -> None:
         """Pair what was asked for then with the same that is asked for now."""
