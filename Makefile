@@ -42,13 +42,15 @@ check: lint types ## ruff, mypy and pyright
 
 lint: $(STAMP)
 	@$(VENV)/bin/ruff check --quiet .
+	@$(VENV)/bin/ruff format --quiet --check .
 
 types: $(STAMP)
 	@$(VENV)/bin/mypy
 	@PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(VENV)/bin/pyright
 
-format: $(STAMP) ## let ruff sort imports and mend what it can
+format: $(STAMP) ## let ruff lay out the code, sort imports and mend what it can
 	@$(VENV)/bin/ruff check --quiet --fix .
+	@$(VENV)/bin/ruff format --quiet .
 
 # Tests of real processes may lose a race on a machine that is busy with something else. They are
 # tried once more, by themselves; what fails twice has failed.

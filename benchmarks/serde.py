@@ -1,6 +1,6 @@
 """What checking costs: CPU microseconds an operation, beside msgspec with a hand-written Struct.
 
-    python -m benchmarks.serde
+python -m benchmarks.serde
 """
 
 from __future__ import annotations

@@ -52,9 +52,7 @@ def figures(rounds: int, quick: bool) -> Iterator[Figure]:
                 ("bare broadcast", bare, "broadcast", "/room", _LISTENERS),
                 ("broadcast", ours, "broadcast", "/Hall/a", _LISTENERS),
             ):
-                one = in_child(
-                    *("sockets", kind, server.port, path, server.serves, count, seconds)
-                )
+                one = in_child(*("sockets", kind, server.port, path, server.serves, count, seconds))
                 found.setdefault(name, []).append(one)
     yield _rate(
         *("echo by a journaled handler, 100 connections", "echo", "bare echo", found), *(20e3, 40)
@@ -101,11 +99,7 @@ def _ephemeral(found: dict[str, list[dict[str, float]]]) -> Figure:
         "echo by an ephemeral handler, 100 connections",
         rate(ours["rate"]),
         ours["cpu_us"],
-        [
-            Beside(
-                "the journaled echo", f"{rate(kept['rate'])}, {kept['cpu_us']:.1f} µs CPU", ratio
-            )
-        ],
+        [Beside("the journaled echo", f"{rate(kept['rate'])}, {kept['cpu_us']:.1f} µs CPU", ratio)],
         [at_least(ratio, 1.3, "× the journaled one")],
     )
 

@@ -54,9 +54,7 @@ class Transfer(Object, reentrant=False):
     state: str = "new"
     why: str = ""
 
-    async def run(
-        self, source: str, target: str, cents: int, on: datetime | None = None
-    ) -> str:
+    async def run(self, source: str, target: str, cents: int, on: datetime | None = None) -> str:
         """Move the money; gives `done` or `returned`, or `refused` with nothing taken."""
         if self.state != "new":
             return self.state

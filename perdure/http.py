@@ -320,9 +320,7 @@ def _streaming(
 
 
 @step
-async def _request(
-    method: str, url: str, options: dict[str, Any], attempts: int = 1
-) -> Response:
+async def _request(method: str, url: str, options: dict[str, Any], attempts: int = 1) -> Response:
     """`attempts`: how often this is tried, so that all but the last may fail for their status."""
     try:
         answer = await _client().request(method, url, **_prepared(options))
@@ -359,9 +357,7 @@ async def _lines(method: str, url: str, options: dict[str, Any]) -> AsyncIterato
 
 
 @step
-async def _events(
-    method: str, url: str, options: dict[str, Any]
-) -> AsyncIterator[ServerSentEvent]:
+async def _events(method: str, url: str, options: dict[str, Any]) -> AsyncIterator[ServerSentEvent]:
     given = within.step_items()
     headers = httpx.Headers(options.get("headers"))
     headers.setdefault("accept", "text/event-stream")
@@ -379,9 +375,7 @@ async def _events(
                 yield event
 
 
-async def _parsed(
-    lines_: AsyncIterator[str], last_id: str
-) -> AsyncIterator[ServerSentEvent]:
+async def _parsed(lines_: AsyncIterator[str], last_id: str) -> AsyncIterator[ServerSentEvent]:
     """Events by the rules of the HTML standard."""
     data: list[str] = []
     name, retry = "", None

@@ -214,5 +214,3 @@ def _read(text: str, annotation: Any, name: str) -> Any:
         raise BadArguments(
             f"{text!r} does not fit {name}: {error}", errors=[(f"$.{name}", str(error))]
         ) from None
-
-

@@ -310,9 +310,7 @@ class Node:
 
 def _kinds(classes: Sequence[type[Object]]) -> dict[str, Kind]:
     if not classes:
-        raise BadApp(
-            "there is no Object class to serve", hint="Write one: class Counter(Object)."
-        )
+        raise BadApp("there is no Object class to serve", hint="Write one: class Counter(Object).")
     kinds: dict[str, Kind] = {}
     for cls in classes:
         kind = kind_of(cls)

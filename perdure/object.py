@@ -106,9 +106,7 @@ class Object:
         return cast(Self, Ref(cls.__perdure_name__, secrets.token_hex(16)))
 
     @classmethod
-    async def find(
-        cls, *, limit: int = 100, after: object = None, **where: Any
-    ) -> list[Self]:
+    async def find(cls, *, limit: int = 100, after: object = None, **where: Any) -> list[Self]:
         """Refs of the objects whose Indexed attributes are so, in the order of their keys.
 
         `await Order.find(status="open")`; several conditions hold together. `total__ge=100`

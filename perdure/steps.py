@@ -424,11 +424,7 @@ async def _items(
 def _again(turn: Inside, made: Step, id_: str, attempt: int, error: Exception) -> bool:
     """Whether a step that failed is tried again; if not, that is noted."""
     retry = made.retry
-    if (
-        attempt < retry.attempts
-        and not isinstance(error, Fatal)
-        and isinstance(error, retry.on)
-    ):
+    if attempt < retry.attempts and not isinstance(error, Fatal) and isinstance(error, retry.on):
         return True
     turn.step_failed(made.name, id_, attempt, error, None)
     return False

@@ -34,9 +34,7 @@ async def sleep_until(when: datetime) -> None:
     await asyncio.sleep((when - datetime.now(UTC)).total_seconds())
 
 
-async def wait_until(
-    predicate: Callable[[], T], *, timeout: timedelta | float | None = None
-) -> T:
+async def wait_until(predicate: Callable[[], T], *, timeout: timedelta | float | None = None) -> T:
     """Wait durably until `predicate()` is true of the object's own state, and give what it gave.
 
         await wait_until(lambda: self.paid, timeout=timedelta(days=3))

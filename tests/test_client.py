@@ -211,9 +211,7 @@ def test_the_sync_twin_does_the_same(tmp_path: Path) -> None:
         assert client.result(call_id) is None
 
 
-def test_a_sync_client_needs_no_with(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_sync_client_needs_no_with(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with served_in_a_thread(tmp_path) as url:
         client = perdure.connect_sync(url)
         assert client.at("Shop", "a").call("count") == 0

@@ -176,7 +176,7 @@ REFUSED: list[tuple[str, str, Findings]] = [
         "[1]",
         [("$.a", MISSING_A), ("$[0]", "Expected at most 0 positional arguments, got 1")],
     ),
-    ("rest", '[1,2]', [("$[1]", NOT_A_STR)]),
+    ("rest", "[1,2]", [("$[1]", NOT_A_STR)]),
     ("rest", '{"names":["x",2]}', [("$.names[1]", NOT_A_STR)]),
     ("rest", '{"names":"x"}', [("$.names", "Expected `array`, got `str`")]),
     ("rest", '{"z":"x"}', [("$.z", "Expected `float`, got `str`")]),

@@ -172,9 +172,7 @@ def call(
         raise Complaint(f"{url} has answered with something else than JSON") from None
 
 
-@click.command(
-    epilog=examples("perdure send Order/42 run cart=7"), context_settings=_ARGUMENTS
-)
+@click.command(epilog=examples("perdure send Order/42 run cart=7"), context_settings=_ARGUMENTS)
 @click.argument("address")
 @click.argument("handler")
 @click.argument("arguments", nargs=-1)

@@ -16,13 +16,9 @@ _STATUSES = ("open", "running", "queued", "done", "failed", "cancelled")
 @click.command(
     epilog=examples("perdure calls --status failed --since 1h", "perdure calls --object Order/42")
 )
-@click.option(
-    "--status", type=click.Choice(_STATUSES), help="Only those; open: not ended."
-)
+@click.option("--status", type=click.Choice(_STATUSES), help="Only those; open: not ended.")
 @click.option("--class", "class_name", metavar="CLASS", help="Only calls of this class.")
-@click.option(
-    "--object", "address", metavar="ADDRESS", help="Calls of this object, all of them."
-)
+@click.option("--object", "address", metavar="ADDRESS", help="Calls of this object, all of them.")
 @click.option(
     "--since",
     callback=only_time,

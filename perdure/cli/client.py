@@ -56,9 +56,7 @@ def turn_or_time(
     return _looked_at(value, turns=True)
 
 
-def only_time(
-    context: click.Context, parameter: click.Parameter, value: str | None
-) -> str | None:
+def only_time(context: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """A time as typed; otherwise like `turn_or_time`."""
     return _looked_at(value, turns=False)
 
@@ -92,9 +90,7 @@ class Server:
     def __init__(self, url: str, token: str | None = None) -> None:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise WrongUse(
-                f"{url!r} is no URL of a server", hint=f"It looks like {DEFAULT_URL}."
-            )
+            raise WrongUse(f"{url!r} is no URL of a server", hint=f"It looks like {DEFAULT_URL}.")
         try:
             self._port = parts.port
         except ValueError as error:

@@ -135,8 +135,9 @@ def _no_module(name: str, missing: str) -> NoSuchApp:
     file = Path(name.replace(".", os.sep) + ".py")
     return NoSuchApp(
         f"there is no module {missing!r} (looked in {Path.cwd()} and the installed packages)",
-        hint=f"Is it a file? Then write {file}." if file.is_file() else
-        "APP is a file, a module, or module:name.",
+        hint=f"Is it a file? Then write {file}."
+        if file.is_file()
+        else "APP is a file, a module, or module:name.",
     )
 
 

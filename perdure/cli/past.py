@@ -41,9 +41,7 @@ def state(address: str, at: str | None, url: str, token: str | None, as_json: bo
         click.echo(f"  {name} = {_value(value)}")
 
 
-@click.command(
-    epilog=examples("perdure diff Counter/lobby 17 20", "perdure diff Order/42 1h 5m")
-)
+@click.command(epilog=examples("perdure diff Counter/lobby 17 20", "perdure diff Order/42 1h 5m"))
 @click.argument("address")
 @click.argument("a", callback=turn_or_time, metavar="A")
 @click.argument("b", callback=turn_or_time, metavar="B")

@@ -52,9 +52,7 @@ def connect(
 @click.argument("address")
 @click.argument("query", nargs=-1)
 @remote
-def tail(
-    address: str, query: tuple[str, ...], url: str, token: str | None, as_json: bool
-) -> None:
+def tail(address: str, query: tuple[str, ...], url: str, token: str | None, as_json: bool) -> None:
     """Print what an object sends to its connections, from now on, until Ctrl-C.
 
     It is a connection like any other (`on_connect` runs for it) that says nothing.

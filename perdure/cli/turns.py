@@ -158,9 +158,7 @@ class Turns:
         if not seq:
             click.echo("before the first turn")
             return
-        found = await looking.diff(
-            self._rerun.record, Moment(seq - 1, None), Moment(seq, None)
-        )
+        found = await looking.diff(self._rerun.record, Moment(seq - 1, None), Moment(seq, None))
         print_changes(found["changes"])
         if not found["changes"]:
             click.echo("nothing changed")

@@ -132,9 +132,7 @@ def main() -> None:
     except PerdureError as error:
         worker.say("refused", message=error.message, hint=error.hint, code=error.code)
     except Complaint as complaint:
-        worker.say(
-            "refused", message=complaint.message, hint=complaint.hint, code=complaint.code
-        )
+        worker.say("refused", message=complaint.message, hint=complaint.hint, code=complaint.code)
 
 
 if __name__ == "__main__":

@@ -88,13 +88,21 @@ class Client:
 
     @overload
     def at(
-        self, cls: type[T], key: str, *, idempotency_key: str | None = None,
+        self,
+        cls: type[T],
+        key: str,
+        *,
+        idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> T: ...
 
     @overload
     def at(
-        self, cls: str, key: str, *, idempotency_key: str | None = None,
+        self,
+        cls: str,
+        key: str,
+        *,
+        idempotency_key: str | None = None,
         timeout: float | None = None,
     ) -> RemoteObject: ...
 
@@ -328,8 +336,10 @@ class RemoteObject:
 
     def _result(self, name: str, body: bytes) -> Any:
         handler = self._handler(name)
-        return msgspec.json.decode(body) if handler is None else from_json(
-            body, handler.signature.returns
+        return (
+            msgspec.json.decode(body)
+            if handler is None
+            else from_json(body, handler.signature.returns)
         )
 
     def _headers(self) -> dict[str, str]:

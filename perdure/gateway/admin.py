@@ -48,9 +48,7 @@ class Admin:
         self._host = host
         self._uploads = Uploads(host)
 
-    def find(
-        self, segments: list[str], query: bytes, prefix: str, body: bytes = b""
-    ) -> Methods:
+    def find(self, segments: list[str], query: bytes, prefix: str, body: bytes = b"") -> Methods:
         """What each method does at a path; empty where there is nothing."""
         host = self._host
         match segments:

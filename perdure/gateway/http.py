@@ -370,9 +370,7 @@ class Gateway:
             )
         )
 
-    def _follow(
-        self, request: HttpRequest, respond: Respond, fields: Fields, call_id: str
-    ) -> None:
+    def _follow(self, request: HttpRequest, respond: Respond, fields: Fields, call_id: str) -> None:
         """Bring the items of a call that was begun before."""
         prefix = quoted_prefix(request)
         events = wants_events(fields)

@@ -199,6 +199,4 @@ class Uploads:
         # Unpickling takes place in there: whoever may import may run code, as with a data
         # directory. The caller has been checked to be an administrator.
         export = extract.read(body, "the file")
-        return json_reply(
-            await planting.bring_in(self._host, export, given.get("as"), **flags)
-        )
+        return json_reply(await planting.bring_in(self._host, export, given.get("as"), **flags))

@@ -1,10 +1,10 @@
 """Repairs, erasure and pruning over HTTP; each says who and why, and changes one thing.
 
-    POST objects/{Class}/{key}/repair   {"step": ID, "value": …} | {"step": ID, "fail": TEXT}
-                                        | {"attribute": NAME, "value": …};  "by", "why"
-    POST objects/{Class}/{key}/erase    {"name": false, "compact": false}
-    POST calls/{id}/again               {"by": …, "why": …}
-    POST prune                          {"older": {"Class": seconds}, "apply": false}
+POST objects/{Class}/{key}/repair   {"step": ID, "value": …} | {"step": ID, "fail": TEXT}
+                                    | {"attribute": NAME, "value": …};  "by", "why"
+POST objects/{Class}/{key}/erase    {"name": false, "compact": false}
+POST calls/{id}/again               {"by": …, "why": …}
+POST prune                          {"older": {"Class": seconds}, "apply": false}
 """
 
 from __future__ import annotations

@@ -238,9 +238,7 @@ class Checkpointer:
         # Of an object that hibernates, or did so since the last checkpoint.
         return host.stash.get(oid), 0
 
-    async def _row(
-        self, oid: int, entries: list[bytes]
-    ) -> tuple[ObjectRow, Stored | None, int]:
+    async def _row(self, oid: int, entries: list[bytes]) -> tuple[ObjectRow, Stored | None, int]:
         """The row of an object, the snapshot in it, and the chunk that has to be on disk before.
 
         A snapshot may be older than the newest entry: the object has woken again, and runs. Then

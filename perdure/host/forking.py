@@ -75,9 +75,7 @@ def forked(machine: Machine, event: Forked) -> None:
         promise._oid = machine.oid
         promise._token = token_of(machine.surroundings.secret, machine.oid, number)
         machine.commands.append(
-            Promised(
-                promise._token, _type_of(promise), promise._until_ns, machine.address
-            )
+            Promised(promise._token, _type_of(promise), promise._until_ns, machine.address)
         )
     machine.held = Held(event.asked)
 
@@ -98,9 +96,7 @@ def _rename_calls(machine: Machine) -> None:
         return names[id_]
 
     def orphan(call: Call) -> Call:
-        return msgspec.structs.replace(
-            call, id=name(call.id), answer_to=0, keep_ns=0, source=None
-        )
+        return msgspec.structs.replace(call, id=name(call.id), answer_to=0, keep_ns=0, source=None)
 
     calls: dict[str, Call] = {}
     running, machine.running = machine.running, None

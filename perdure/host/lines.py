@@ -277,9 +277,7 @@ class Lines:
                 try:
                     taken = ephemeral.run(activation, hook.function, conn, message)
                 except Exception as error:
-                    logger.warning(
-                        "on_ephemeral failed", object=activation.address, exc_info=error
-                    )
+                    logger.warning("on_ephemeral failed", object=activation.address, exc_info=error)
                     self.drop(line, FAILED, type(error).__name__[:120], final=True)
                     return
         if not (taken or only):

@@ -28,9 +28,7 @@ _AS_IT_IS = (
 """Slots that hold plain data."""
 
 _OF_CONNECTION = [
-    name
-    for name in Connection.__slots__
-    if name not in ("state", "principal", "_waiting")
+    name for name in Connection.__slots__ if name not in ("state", "principal", "_waiting")
 ]
 _OF_PROMISE = ("_number", "_of", "_oid", "_since_ns", "_token", "_until_ns")
 

@@ -340,9 +340,7 @@ def _reap(control: socket.socket, children: set[int]) -> None:
                 control.send(_REPORT.pack(*ended))
 
 
-def _fork(
-    control_fd: int, fd: int, children: set[int], serve: Callable[[Link], None]
-) -> None:
+def _fork(control_fd: int, fd: int, children: set[int], serve: Callable[[Link], None]) -> None:
     try:
         pid = os.fork()
     except OSError:

@@ -55,9 +55,7 @@ class Waited:
 
     __slots__ = ("asked", "begun", "future", "since", "stream")
 
-    def __init__(
-        self, future: Future, asked: StepAsked, since: int, stream: Any = None
-    ) -> None:
+    def __init__(self, future: Future, asked: StepAsked, since: int, stream: Any = None) -> None:
         self.future = future
         self.asked = asked
         self.since = since

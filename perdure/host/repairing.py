@@ -40,9 +40,7 @@ async def resolve_step(
     await _repair(host, activation, Repaired(STEP, str(number), heap.dumps(value), by, why))
 
 
-async def fail_step(
-    host: Host, address: str, step_id: str, text: str, by: str, why: str
-) -> None:
+async def fail_step(host: Host, address: str, step_id: str, text: str, by: str, why: str) -> None:
     """Let a step that is under way fail for good: the handler catches `Fatal`.
 
     Raises UnknownObject, and Conflict if no attempt of it is under way.

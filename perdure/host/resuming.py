@@ -141,9 +141,7 @@ class _Attached:
         line.go_on()
 
 
-async def _missed(
-    host: Host, oid: int, id_: str, at: Position, upto: int
-) -> list[Frame] | None:
+async def _missed(host: Host, oid: int, id_: str, at: Position, upto: int) -> list[Frame] | None:
     """The messages to a connection behind a position; None if they are not kept any more."""
     first = int(id_[1:])
     at = max(at, (first, -1))

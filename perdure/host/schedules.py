@@ -307,5 +307,3 @@ def timetable(machine: Machine, event: Timetable) -> None:
 def declared(machine: Machine) -> list[Tick]:
     """What the object has of its class's timetable."""
     return machine.timetable or []
-
-

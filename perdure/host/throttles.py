@@ -23,8 +23,16 @@ _SWEEP_FROM = 256
 class Throttle:
     """So many inside at once, and so many a second; the rest waits in a line."""
 
-    __slots__ = ("_ahead_s", "_concurrency", "_due_s", "_interval_s", "_loop", "_timer", "inside",
-                 "line")
+    __slots__ = (
+        "_ahead_s",
+        "_concurrency",
+        "_due_s",
+        "_interval_s",
+        "_loop",
+        "_timer",
+        "inside",
+        "line",
+    )
 
     def __init__(
         self,

@@ -210,9 +210,7 @@ def bring_over(activation: Activation) -> Turn | None:
     return over.turn
 
 
-def bring_copy_over(
-    machine: Machine, now: Kind, now_ns: Callable[[], int] = lambda: 0
-) -> Over:
+def bring_copy_over(machine: Machine, now: Kind, now_ns: Callable[[], int] = lambda: 0) -> Over:
     """Bring a machine to the newest code, if it is not on it. Raises UpgradeFailed.
 
     The machine itself is let go where another takes its place; else it is as it was.

@@ -196,6 +196,8 @@ class Timetable(msgspec.Struct, array_like=True, frozen=True, tag="timetable"):
     """From now on these are the schedules that the object's class declares for it."""
 
     ticks: list[Tick]
+
+
 class Connected(msgspec.Struct, array_like=True, frozen=True, tag="connected"):
     """A client wants to be connected."""
 
@@ -484,6 +486,8 @@ def without_arguments(asked: StepAsked) -> StepAsked:
     """A step with long arguments as an entry keeps it: their length and checksum."""
     size, checksum = len(asked.body), zlib.crc32(asked.body)
     return msgspec.structs.replace(asked, body=b"", size=size, checksum=checksum)
+
+
 M = TypeVar("M", bound=Framed | Broadcast)
 
 

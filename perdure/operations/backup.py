@@ -159,9 +159,7 @@ def _copy_news(copy: sqlite3.Connection) -> tuple[int, int]:
             )
         elif "oid" in names:
             copy.execute(f"DELETE FROM main.{table} WHERE {_CHANGED}")
-            copy.execute(
-                f"INSERT INTO main.{table} SELECT * FROM live.{table} WHERE {_CHANGED}"
-            )
+            copy.execute(f"INSERT INTO main.{table} SELECT * FROM live.{table} WHERE {_CHANGED}")
         else:
             copy.execute(f"DELETE FROM main.{table}")
             copy.execute(f"INSERT INTO main.{table} SELECT * FROM live.{table}")

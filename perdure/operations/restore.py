@@ -122,9 +122,7 @@ class _Life:
         return self.kept[-1].seq if self.kept else 0
 
 
-def _go_back(
-    store: sqlite3.Connection, to_ns: int, done: Restored, progress: Progress
-) -> None:
+def _go_back(store: sqlite3.Connection, to_ns: int, done: Restored, progress: Progress) -> None:
     store.execute("BEGIN IMMEDIATE")
     for (part,) in store.execute("SELECT part FROM part ORDER BY part").fetchall():
         _go_back_in(store, part, to_ns, done, progress)

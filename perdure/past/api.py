@@ -147,9 +147,7 @@ class Past:
         until: When | None,
         failed: bool,
     ) -> Filter:
-        return Filter(
-            _names(kind), _names(handler), self._time(since), self._time(until), failed
-        )
+        return Filter(_names(kind), _names(handler), self._time(since), self._time(until), failed)
 
     def _time(self, when: When | None) -> int | None:
         moment = self._moment(when)

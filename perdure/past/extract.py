@@ -386,13 +386,10 @@ async def calls_without_answer(record: Record, machine: Machine) -> list[Any]:
         async for page in record.pages(first - 1, min(await seq_at(record, since), machine.seq)):
             for entry in page:
                 for command in entry.commands:
-                    number = getattr(command.event, "answer_to", 0) if (
-                        type(command) is Sent
-                    ) else 0
+                    number = getattr(command.event, "answer_to", 0) if type(command) is Sent else 0
                     if number in waiting and type(command) is Sent:
                         found[number] = command
                 if isinstance(entry.event, Forked):
                     for sent in entry.event.asked:
                         found.setdefault(getattr(sent.event, "answer_to", 0), sent)
     return [found[number] for number in sorted(found) if number in waiting]
-

@@ -93,5 +93,3 @@ class Catcher:
                 "frames": frames,
             }
         )
-
-

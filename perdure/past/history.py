@@ -58,9 +58,7 @@ def failed(entry: Entry) -> bool:
     """Whether a call failed in this turn."""
     return any(
         (type(command) is Answered and not command.ok)
-        or (
-            type(command) is Sent and type(command.event) is Reply and not command.event.ok
-        )
+        or (type(command) is Sent and type(command.event) is Reply and not command.event.ok)
         for command in entry.commands
     )
 

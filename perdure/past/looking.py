@@ -60,9 +60,7 @@ async def diff(record: Record, a: Moment, b: Moment) -> dict[str, Any]:
     }
 
 
-async def errors(
-    record: Record, at: int | None, after: int, limit: int
-) -> list[dict[str, Any]]:
+async def errors(record: Record, at: int | None, after: int, limit: int) -> list[dict[str, Any]]:
     """Errors of one turn, or of each turn behind `after` in which a call failed."""
     if at is not None:
         return await errors_of(record, at)

@@ -193,9 +193,7 @@ async def _slice(host: Host, one: Extract, kind: Kind, key: str, oid: int) -> Ch
     )  # fmt: skip
     cache = [Suspended(oid, entry.seq, snapshot)] if snapshot is not None and not plain else []
     segments = await _segments(oid, one)
-    segments.append(
-        Segment(oid, entry.seq, entry.seq, next(segments_of(oid, [entry])))
-    )
+    segments.append(Segment(oid, entry.seq, entry.seq, next(segments_of(oid, [entry]))))
     return Checkpoint(
         host.log.part,
         host.log.epoch,
@@ -226,9 +224,7 @@ async def _segments(oid: int, one: Extract) -> list[Segment]:
 
 def _promises(oid: int, time_ns: int, commands: list[Command]) -> list[PromiseRow]:
     return [
-        PromiseRow(
-            time_ns, one.token, oid, *parse_address(one.address), one.of, one.until_ns
-        )
+        PromiseRow(time_ns, one.token, oid, *parse_address(one.address), one.of, one.until_ns)
         for one in commands
         if isinstance(one, Promised)
     ]

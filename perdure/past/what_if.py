@@ -105,9 +105,7 @@ async def what_if(
     }
 
 
-def _other(
-    record: Record, call: Call, arguments: bytes | None, handler: str | None
-) -> Call | None:
+def _other(record: Record, call: Call, arguments: bytes | None, handler: str | None) -> Call | None:
     if arguments is None and handler is None:
         return None
     name = handler or call.handler

@@ -78,9 +78,7 @@ def function_scope(function: Callable[..., object], owner: type | None) -> Scope
     return module, names
 
 
-def type_variables(
-    owner: Any, bound: Mapping[Any, Any] | None = None
-) -> dict[Any, dict[Any, Any]]:
+def type_variables(owner: Any, bound: Mapping[Any, Any] | None = None) -> dict[Any, dict[Any, Any]]:
     """What each class of an owner's bases has its type variables bound to.
 
     For each class apart, since `class B(A[list[T]], Generic[T])` may use one T in two meanings.

@@ -350,5 +350,3 @@ _JSON_NAMES: dict[type, str] = {
     dict: "object",
     list: "array",
 }
-
-

@@ -463,5 +463,3 @@ class UnionReading(Reading):
         if isinstance(value, dict) and len(tried) == 1:
             raise tried[0]  # it was meant for the one class there is, so say what that lacks
         raise Misfit(f"Expected `{self._name}`, got `{json_name(value)}`")
-
-

@@ -434,15 +434,11 @@ class Store(Protocol):
         """(oid, name) of each blob that no checkpoint has named, in that order."""
         ...
 
-    async def drop_blobs(
-        self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]
-    ) -> bool:
+    async def drop_blobs(self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]) -> bool:
         """Remove blobs, by (oid, name); False, and nothing removed, for a deposed owner."""
         ...
 
-    async def erase(
-        self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int
-    ) -> bool:
+    async def erase(self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int) -> bool:
         """Remove everything that is stored of an object, and what is left of the log up to the
         checkpoint; False, and nothing removed, for a deposed owner.
 

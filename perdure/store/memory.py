@@ -147,7 +147,8 @@ class MemoryStore:
             kept = self._segments.get(oid, {})
             self._segments[oid] = {n: one for n, one in kept.items() if one.last > upto}
             gone = [
-                place for place, (_, seq, _) in self._blobs.items()
+                place
+                for place, (_, seq, _) in self._blobs.items()
                 if place[0] == oid and 0 < seq <= upto
             ]
             for place in gone:
@@ -259,9 +260,7 @@ class MemoryStore:
     def _put_calls(self, slice_: Checkpoint) -> None:
         replaced = {oid for oid, _ in slice_.calls}
         self._calls = {
-            mark: row
-            for mark, row in self._calls.items()
-            if row.ended or row.oid not in replaced
+            mark: row for mark, row in self._calls.items() if row.ended or row.oid not in replaced
         }
         rows = [row for _, open_ in slice_.calls for row in open_]
         self._calls |= {row.mark: row for row in (*rows, *slice_.failed)}
@@ -333,9 +332,7 @@ class MemoryStore:
             place for place, (home, seq, _) in self._blobs.items() if home == part and seq == 0
         )
 
-    async def drop_blobs(
-        self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]
-    ) -> bool:
+    async def drop_blobs(self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]) -> bool:
         """Remove them at once."""
         if not self._owns(part, epoch):
             return False
@@ -343,9 +340,7 @@ class MemoryStore:
             self._blobs.pop(place, None)
         return True
 
-    async def erase(
-        self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int
-    ) -> bool:
+    async def erase(self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int) -> bool:
         """Forget it."""
         if not self._owns(part, epoch):
             return False

@@ -133,9 +133,7 @@ class SqliteStore(Upkeep):
         try:
             self._path = self._place.file(DATABASE)
             self._writer = connect(self._path)
-            layout = prepare_schema(
-                self._writer, self._path, self._partitions, self._random_bytes
-            )
+            layout = prepare_schema(self._writer, self._path, self._partitions, self._random_bytes)
             self._reader = connect(self._path, reads_only=True)
             self._keeper = connect(self._path)
         except BaseException as error:
@@ -340,9 +338,7 @@ class SqliteStore(Upkeep):
         """From an index that holds them alone."""
         return self._read(sqlite_blobs.UNNAMED, (part,))
 
-    async def drop_blobs(
-        self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]
-    ) -> bool:
+    async def drop_blobs(self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]) -> bool:
         """In one transaction."""
         return await self._write(self._drop_blobs, (part, epoch, blobs), small=False)
 

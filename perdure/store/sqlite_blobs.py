@@ -63,9 +63,7 @@ def _begin(execute: Execute, part: int, epoch: int) -> bool:
     return bool(owner == epoch)
 
 
-def checkpoint(
-    execute: Execute, blobs: Sequence[Blob], forget: Sequence[tuple[int, int]]
-) -> None:
+def checkpoint(execute: Execute, blobs: Sequence[Blob], forget: Sequence[tuple[int, int]]) -> None:
     """The part of a checkpoint's slice that is about blobs, in its transaction."""
     for oid, name, seq in blobs:
         execute(_NAME, (seq, oid, name))

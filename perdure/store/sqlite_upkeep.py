@@ -124,9 +124,7 @@ def prune(connection: sqlite3.Connection, asked: Pruning) -> Pruned | None:
         if asked.apply and found[1]:
             ends = connection.execute(find_ends, values).fetchall()
             connection.executemany(sql.FORGET, ends)
-            connection.executemany(
-                "DELETE FROM blob WHERE oid = ? AND seq > 0 AND seq <= ?", ends
-            )
+            connection.executemany("DELETE FROM blob WHERE oid = ? AND seq > 0 AND seq <= ?", ends)
             connection.executemany("DELETE FROM waypoint WHERE oid = ? AND seq <= ?", ends)
     connection.execute(sql.COMMIT)
     return Pruned(objects, segments, size)
@@ -153,9 +151,7 @@ class Upkeep:
 
         def _put(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None: ...
 
-    async def erase(
-        self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int
-    ) -> bool:
+    async def erase(self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int) -> bool:
         """In the thread: it waits for the disk several times."""
         return await self._in_lane(self._erase, Erasure(part, epoch, oid, row, now))
 

@@ -166,8 +166,10 @@ def _file_of(name: str, roots: Iterable[Path]) -> tuple[Path, bool] | None:
         return (file, hasattr(module, "__path__")) if file.is_file() else None
     for root in roots:
         base = root.joinpath(*name.split("."))
-        for file, is_package in ((base.with_name(base.name + ".py"), False),
-                                 (base / "__init__.py", True)):
+        for file, is_package in (
+            (base.with_name(base.name + ".py"), False),
+            (base / "__init__.py", True),
+        ):
             if file.is_file() and not str(file.resolve()).startswith(codes.library_folders):
                 return file, is_package
     return None

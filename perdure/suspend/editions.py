@@ -243,9 +243,7 @@ def _rebind(cls: type, later: type) -> None:
         if isinstance(value, property):
             function = value.fget
         if isinstance(function, types.FunctionType) and function.__closure__:
-            for name, cell in zip(
-                function.__code__.co_freevars, function.__closure__, strict=True
-            ):
+            for name, cell in zip(function.__code__.co_freevars, function.__closure__, strict=True):
                 if name == "__class__" and cell.cell_contents is cls:
                     cell.cell_contents = later
 

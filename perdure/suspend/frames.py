@@ -50,9 +50,7 @@ _NOT_BEGUN, _UNDER_WAY = 0, 1
 # --- frames
 
 
-def make_frame(
-    place: Place, names: tuple[str, str] | None = None, chain: int | None = None
-) -> Any:
+def make_frame(place: Place, names: tuple[str, str] | None = None, chain: int | None = None) -> Any:
     """A frame of the code at a place, not begun."""
     reason = probe.unfit()
     if reason:

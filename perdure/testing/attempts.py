@@ -179,9 +179,7 @@ class Attempts:
         for earlier in self.calls:
             if earlier.id == id_ and earlier.outcome == _UNDER_WAY:
                 earlier.outcome = "cut off"
-        call = StepCall(
-            name, self._address(id_), args, kwargs, id_, self._tries[id_], self._now()
-        )
+        call = StepCall(name, self._address(id_), args, kwargs, id_, self._tries[id_], self._now())
         self.calls.append(call)
         self.running += 1
         return call

@@ -90,9 +90,7 @@ def _check(check: Callable[[R], object] | None, result: R) -> None:
         check(result)
 
 
-def _place(
-    number: int, name: str, total: int, seed: int, error: Exception, *, after: bool
-) -> str:
+def _place(number: int, name: str, total: int, seed: int, error: Exception, *, after: bool) -> str:
     when = "after" if after else "before"
     place = f"{when} operation {number} of {total} ({name}), seed {seed}"
     print(f"crash_everywhere: failed with a crash {place}")

@@ -226,9 +226,7 @@ class FaultyStore:
         self, part: int, epoch: int, oid: int, name: str, body: bytes
     ) -> asyncio.Future[bool]:
         """See `Store`."""
-        return self._future(
-            "put_blob", lambda: self.inner.put_blob(part, epoch, oid, name, body)
-        )
+        return self._future("put_blob", lambda: self.inner.put_blob(part, epoch, oid, name, body))
 
     def get_blob(self, part: int, oid: int, name: str) -> asyncio.Future[bytes | None]:
         """See `Store`."""
@@ -238,15 +236,11 @@ class FaultyStore:
         """See `Store`."""
         return await self._waited("unnamed_blobs", self.inner.unnamed_blobs(part))
 
-    async def drop_blobs(
-        self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]
-    ) -> bool:
+    async def drop_blobs(self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]) -> bool:
         """See `Store`."""
         return await self._waited("drop_blobs", self.inner.drop_blobs(part, epoch, blobs))
 
-    async def erase(
-        self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int
-    ) -> bool:
+    async def erase(self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int) -> bool:
         """See `Store`."""
         return await self._waited("erase", self.inner.erase(part, epoch, oid, row, now))
 

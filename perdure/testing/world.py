@@ -239,9 +239,7 @@ class World:
         protocol, and can come back. Raises ConnectionError if the object refuses it.
         """
         path = "/" + address_of(ref)
-        client = FakeClient(
-            self._sockets, path, query, resumes=resumes, delay_ns=delay_of(delay)
-        )
+        client = FakeClient(self._sockets, path, query, resumes=resumes, delay_ns=delay_of(delay))
         self._started()
         await client.connect()
         while client.closed is not None and client.refused is None and self._leave:
@@ -329,9 +327,7 @@ class World:
         await self._started().up()
         await asyncio.shield(self._started().crash(ns_of(down)))
 
-    async def crash_before(
-        self, operation: str | int | Callable[..., Any], nth: int = 1
-    ) -> None:
+    async def crash_before(self, operation: str | int | Callable[..., Any], nth: int = 1) -> None:
         """End the process just before an operation: it does not happen.
 
         `operation` is one of the store by name (`"commit"`, the nth from now on) or by its number
@@ -357,9 +353,7 @@ class World:
         if isinstance(operation, int):
             done = len(self._disk.operations)
             if operation <= done:
-                raise ValueError(
-                    f"operation {operation} is past: the store has had {done} so far"
-                )
+                raise ValueError(f"operation {operation} is past: the store has had {done} so far")
             self._disk.crash(operation, after=after)
         elif isinstance(operation, str) and ":" not in operation:
             check_operation(operation)

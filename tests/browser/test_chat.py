@@ -19,15 +19,16 @@ def say(page: Any, text: str) -> None:
 
 def lines(page: Any) -> list[str]:
     found: list[str] = page.eval_on_selector_all(
-        "#lines li", "all => all.map(li => li.querySelector('b').textContent + ': ' +"
-        " li.lastChild.textContent)"
+        "#lines li",
+        "all => all.map(li => li.querySelector('b').textContent + ': ' + li.lastChild.textContent)",
     )
     return found
 
 
 def wait_for_lines(page: Any, expected: list[str]) -> None:
-    page.wait_for_function("count => document.querySelectorAll('#lines li').length >= count",
-                           arg=len(expected))
+    page.wait_for_function(
+        "count => document.querySelectorAll('#lines li').length >= count", arg=len(expected)
+    )
     assert lines(page) == expected
 
 

@@ -30,9 +30,7 @@ def serve_document(
 
 
 def wait_for_text(page: Any, text: str) -> None:
-    page.wait_for_function(
-        "text => document.getElementById('text').value == text", arg=text
-    )
+    page.wait_for_function("text => document.getElementById('text').value == text", arg=text)
 
 
 def wait_for_status(page: Any, status: str) -> None:

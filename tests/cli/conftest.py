@@ -140,5 +140,3 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
     yield shell
     for running in shell.started:
         running.end()
-
-

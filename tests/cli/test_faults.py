@@ -82,8 +82,13 @@ def test_an_event_that_ends_its_process_three_times_is_set_aside_and_can_be_retr
     assert quarantined(shell, server) == ["Bomb/1"]
     listed = shell.run("quarantine", "list", "--url", server.url).stdout
     assert "mend_me" in listed
-    shell.write("bomb.py", BOMB.replace('mend_me(self) -> str:\n        os._exit(7)',
-                                        'mend_me(self) -> str:\n        return "mended"'))
+    shell.write(
+        "bomb.py",
+        BOMB.replace(
+            "mend_me(self) -> str:\n        os._exit(7)",
+            'mend_me(self) -> str:\n        return "mended"',
+        ),
+    )
     server.wait_for("serving again", 4)
     assert quarantined(shell, server) == ["Bomb/1"]
     done = shell.run("quarantine", "retry", "Bomb/1", "--url", server.url)

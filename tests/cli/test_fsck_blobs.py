@@ -63,9 +63,10 @@ def check(data: Path) -> Report:
 def test_sound_ones_are_counted(data: Path) -> None:
     report = check(data)
     assert (report.blobs, report.orphans, report.findings) == (2, 0, [])
-    assert "large values beside the journal: 2\n" in CliRunner().invoke(
-        fsck, ["--data", str(data)]
-    ).output
+    assert (
+        "large values beside the journal: 2\n"
+        in CliRunner().invoke(fsck, ["--data", str(data)]).output
+    )
 
 
 def test_one_that_nobody_names_is_left_over_and_no_damage(data: Path) -> None:

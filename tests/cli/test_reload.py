@@ -19,7 +19,7 @@ from tests.crash.kills import kills
 
 pytestmark = [pytest.mark.slow]
 
-TRIP = '''
+TRIP = """
 import asyncio
 from perdure import Object, query
 
@@ -51,7 +51,7 @@ class Trip(Object):
 
 def who() -> str:
     return "%(name)s"
-'''
+"""
 
 
 def code(name: str) -> str:

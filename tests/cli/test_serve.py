@@ -17,7 +17,7 @@ import pytest
 
 pytestmark = [pytest.mark.slow]
 
-COUNTER = '''
+COUNTER = """
 import asyncio
 from perdure import App, Object, query
 
@@ -39,7 +39,7 @@ class Counter(Object):
     @query
     async def seed(self) -> int:
         return hash("a text")
-'''
+"""
 
 
 def wait_until(condition: Any) -> None:

@@ -39,9 +39,7 @@ class SqliteHome:
 
     def store(self) -> SqliteStore:
         # Without the lock of the directory: the fence alone has to keep owners apart.
-        return SqliteStore(
-            self.directory, partitions=PARTITIONS, exclusive=False, **self.options
-        )
+        return SqliteStore(self.directory, partitions=PARTITIONS, exclusive=False, **self.options)
 
 
 @asynccontextmanager

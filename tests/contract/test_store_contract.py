@@ -215,9 +215,7 @@ async def test_commits_go_on_behind_a_checkpoint(home: Home) -> None:
                 lsn += 1
                 assert await store.commit([Batch(0, claim.epoch, lsn, b"%d" % lsn)]) == {0}
             assert await store.checkpoint(Checkpoint(0, claim.epoch, upto=upto))
-            assert await store.tail(0, 0) == [
-                (n, b"%d" % n) for n in range(upto + 1, lsn + 1)
-            ]
+            assert await store.tail(0, 0) == [(n, b"%d" % n) for n in range(upto + 1, lsn + 1)]
         # And what a successor finds is the same.
         async with opened(home) as (other,):
             (again,) = await other.claim([0])

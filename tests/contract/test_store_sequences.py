@@ -249,8 +249,6 @@ def test_sequences(make_home: Callable[[Path], Home]) -> None:
     run_state_machine_as_test(machine, settings=run)
 
 
-
-
 class Forgetful(MemoryStore):
     """Loses the end of an outbox: the sequences have to notice."""
 

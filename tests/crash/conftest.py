@@ -63,9 +63,7 @@ class Client:
     def close(self) -> None:
         self._connection.close()
 
-    def _request(
-        self, method: str, path: str, body: str | None, headers: dict[str, str]
-    ) -> Answer:
+    def _request(self, method: str, path: str, body: str | None, headers: dict[str, str]) -> Answer:
         try:
             self._connection.request(method, quote(path, safe="/?=&%"), body, headers)
             return Answer(self._connection.getresponse())

@@ -101,9 +101,7 @@ def test_every_transfer_happens_once_on_both_sides_or_not_at_all(serve: Any) -> 
         teller.join(120)
         assert not teller.is_alive(), server.text()
         assert not teller.wrong, server.text()
-    answered = {
-        transfer: done for teller in tellers for transfer, done in teller.answered.items()
-    }
+    answered = {transfer: done for teller in tellers for transfer, done in teller.answered.items()}
     unknown = [transfer for teller in tellers for transfer in teller.unknown]
     print(
         f"{len(answered)} answered, {len(unknown)} given up, "

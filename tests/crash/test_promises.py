@@ -64,9 +64,7 @@ def test_what_is_resolved_stays_so_and_once(serve: Any) -> None:
     resolvers = [Resolver(server, number, over) for number in range(RESOLVERS)]
     for resolver in resolvers:
         resolver.start()
-    hits = kill_often(
-        server, chance, KILLS, lambda: sum(len(one.sent) for one in resolvers)
-    )
+    hits = kill_often(server, chance, KILLS, lambda: sum(len(one.sent) for one in resolvers))
     assert hits == KILLS
     over.set()
     for resolver in resolvers:

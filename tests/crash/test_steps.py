@@ -70,9 +70,7 @@ def test_effects_are_had_once_and_answers_are_those_of_a_run_in_peace(
     calls = {}
     for number in range(ORDERS):
         client = server.client()
-        answer = client.post(
-            f"/Order/{number}/run", {"cents": 100}, Prefer="respond-async"
-        )
+        answer = client.post(f"/Order/{number}/run", {"cents": 100}, Prefer="respond-async")
         client.close()
         assert answer.status == 202, answer.body
         calls[str(number)] = answer.headers["Location"]

@@ -48,9 +48,7 @@ def readings(ledger: Ledger) -> Any:
 @pytest.mark.parametrize(
     ("stations", "only"), [(10, ()), (STATIONS, ("commit", "checkpoint"))], ids=["few", "all"]
 )
-async def test_a_crash_anywhere_changes_nothing(
-    stations: int, only: Any, world: World
-) -> None:
+async def test_a_crash_anywhere_changes_nothing(stations: int, only: Any, world: World) -> None:
     async def scenario(world: World) -> Any:
         ledger = Ledger()
         await world.replace(measure, readings(ledger))

@@ -121,7 +121,8 @@ PROXIED = {
 
 
 @pytest.mark.parametrize("headers", PROXIED.values(), ids=PROXIED.keys())
-async def test_loopback_that_speaks_for_somebody_else_is_a_stranger(host: Host,
+async def test_loopback_that_speaks_for_somebody_else_is_a_stranger(
+    host: Host,
     headers: list[tuple[str, str]],
 ) -> None:
     assert code(await ask(gateway(host), "GET objects", headers=headers)) == "forbidden"

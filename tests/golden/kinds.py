@@ -137,9 +137,7 @@ COMMANDS: list[Command] = [
 
 def entries() -> list[Entry]:
     """One with each event, the last with all commands, and every field of an entry set."""
-    made = [
-        Entry(seq, START_NS + seq, VERSION, event, []) for seq, event in enumerate(EVENTS, 1)
-    ]
+    made = [Entry(seq, START_NS + seq, VERSION, event, []) for seq, event in enumerate(EVENTS, 1)]
     full = Entry(
         len(made) + 1,
         START_NS + 99,

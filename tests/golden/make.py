@@ -107,8 +107,7 @@ COMMANDS: list[Command] = [
 def entries() -> list[Entry]:
     """One with each event, the last with all commands."""
     made = [
-        Entry(seq, START_NS + seq, "0123456789ab", event, [])
-        for seq, event in enumerate(EVENTS, 1)
+        Entry(seq, START_NS + seq, "0123456789ab", event, []) for seq, event in enumerate(EVENTS, 1)
     ]
     made[0] = msgspec.structs.replace(made[0], address="Room/a", wake_at=1)
     full = Entry(

@@ -165,9 +165,7 @@ def test_the_objects_of_a_data_directory_are_what_they_were(
         assert await make.answers(stage) == DATA
         assert stage.host.quarantine.objects == {}
         # The idempotency key is known, and a call that was kept can be asked for.
-        again = await stage.call(
-            "Account/ada", "deposit", '{"amount": 20}', idempotency_key="once"
-        )
+        again = await stage.call("Account/ada", "deposit", '{"amount": 20}', idempotency_key="once")
         assert (again.replayed, again.body) == (True, b"520")
         # Life goes on, over the next restart as well.
         amount = DATA["Account/ada"]["amount"]

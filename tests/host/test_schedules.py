@@ -282,9 +282,7 @@ async def test_many_that_are_due_at_once_take_several_turns() -> None:
         assert stage.host.at("Diary", "1").machine.seq == seq + 3
 
 
-@pytest.mark.parametrize(
-    ("missed", "count"), [("once", 1), ("all", 5), ("skip", 0)]
-)
+@pytest.mark.parametrize(("missed", "count"), [("once", 1), ("all", 5), ("skip", 0)])
 async def test_what_becomes_of_missed_ticks(missed: str, count: int) -> None:
     async with Stage(Diary) as stage:
         diary = Diary.at("1")

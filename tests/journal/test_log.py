@@ -475,9 +475,11 @@ async def test_the_next_owner_takes_in_the_tail_and_the_outbox() -> None:
     assert await recovered(desk) == [(1, 1), (1, 2), (2, 1)]
     assert desk.log is not before
     assert desk.log.epoch == before.epoch + 1
-    assert desk.log.outbox == before.outbox == {
-        MessageId(1, 2, 0): (1, Message(MessageId(1, 2, 0), sent(2)))
-    }
+    assert (
+        desk.log.outbox
+        == before.outbox
+        == {MessageId(1, 2, 0): (1, Message(MessageId(1, 2, 0), sent(2)))}
+    )
     assert desk.seqs_of(1) == [1, 2]
     assert desk.log.tail == 2
     assert desk.log.tail_bytes > 0

@@ -99,9 +99,7 @@ async def test_the_cost_of_the_next_copy_is_that_of_what_changed(tmp_path: Path)
         assert back_up(data, copy).objects <= 2
 
 
-async def test_directories_may_be_relative(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_directories_may_be_relative(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     async with stage_in(tmp_path / "data"):
         await Account.at("a").pay("b", 1)

@@ -197,7 +197,10 @@ async def test_a_moment_is_a_turn_a_time_or_an_age() -> None:
             when = datetime.fromtimestamp(ns / 1e9 + 1, UTC)
             assert (await past.state(when))["state"]["text"] == str(i)
         assert (await past.state("7d")) == {
-            "address": "Note/n", "seq": 0, "time": None, "state": None,
+            "address": "Note/n",
+            "seq": 0,
+            "time": None,
+            "state": None,
         }
         with pytest.raises(UnknownTurn, match="has no turn 9"):
             await past.state(9)

@@ -188,5 +188,3 @@ async def test_the_same_call_again_changes_nothing(seed: int) -> None:
             found = await past.what_if(turn["seq"], arguments)
             assert found["changes"] == []
             assert found["changed"] == []
-
-

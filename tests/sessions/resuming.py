@@ -51,8 +51,10 @@ class ResumeClient:
                     self._task.result()
                 self.changed.clear()
                 waits = [asyncio.create_task(self.changed.wait())]
-                await asyncio.wait([*waits, *([self._task] if self._task else [])],
-                                   return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait(
+                    [*waits, *([self._task] if self._task else [])],
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
                 waits[0].cancel()
 
     async def send(self, data: str | bytes) -> None:

@@ -241,9 +241,7 @@ class Simulation(Stage):
     async def insist(self, deed: Deed, key: str, rng: random.Random) -> None:
         """Again until there is an answer, as one call."""
         while True:
-            answer = await self.call(
-                deed.address, deed.handler, *deed.args, idempotency_key=key
-            )
+            answer = await self.call(deed.address, deed.handler, *deed.args, idempotency_key=key)
             self._tell(deed, answer)
             if deed.told in ("done", "failed"):
                 return

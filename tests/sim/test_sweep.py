@@ -72,9 +72,7 @@ SECOND = [
         0.5,
         tokens=[("Brief/0", 18), ("Shelf/1", 19)],
     ),
-    deed(
-        "Shelf/1", "stream", [33, 34, 35], 0.1, tokens=[("Shelf/1", n) for n in (33, 34, 35)]
-    ),
+    deed("Shelf/1", "stream", [33, 34, 35], 0.1, tokens=[("Shelf/1", n) for n in (33, 34, 35)]),
     deed("Vault/0", "once", 36, 0.2, tokens=[("Vault/0", 36)]),
 ]
 

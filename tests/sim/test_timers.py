@@ -256,5 +256,3 @@ def test_no_timer_is_early_lost_or_doubled() -> None:
     seed = 20_260
     print(f"seed {seed}")
     run_virtual(run(seed))
-
-

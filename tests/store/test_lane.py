@@ -81,9 +81,7 @@ async def test_a_lane_works_in_order_in_one_other_thread() -> None:
     lane = Lane(asyncio.get_running_loop(), "test")
     assert lane.empty
     seen: list[tuple[int, int]] = []
-    futures = [
-        lane.submit(lambda n: seen.append((n, threading.get_ident())), n) for n in range(50)
-    ]
+    futures = [lane.submit(lambda n: seen.append((n, threading.get_ident())), n) for n in range(50)]
     assert not lane.empty
     await asyncio.gather(*futures)
     assert lane.empty

@@ -372,9 +372,7 @@ async def test_a_database_at_its_bound_heals(tmp_path: Path, commit_inline_ms: f
     async with opened(tmp_path, commit_inline_ms=commit_inline_ms) as owner:
         bound = owner.store._writer.execute
         bound("PRAGMA max_page_count = 300")
-        await check_that_a_full_disk_heals(
-            owner, lambda: bound("PRAGMA max_page_count = 1000000")
-        )
+        await check_that_a_full_disk_heals(owner, lambda: bound("PRAGMA max_page_count = 1000000"))
 
 
 @pytest.fixture

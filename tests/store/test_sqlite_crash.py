@@ -67,9 +67,7 @@ async def test_what_was_acknowledged_survives_kill_9(
         found_tail, found_checkpoint = log[-1][0], log[0][0] - 1
         assert found_tail in (tail, tail + 1)
         assert found_checkpoint >= checkpoint
-        assert log == [
-            (lsn, chunk_of(lsn)) for lsn in range(found_checkpoint + 1, found_tail + 1)
-        ]
+        assert log == [(lsn, chunk_of(lsn)) for lsn in range(found_checkpoint + 1, found_tail + 1)]
         for oid in range(1, 1 + OBJECTS):
             stored = await store.load(0, oid)
             if found_checkpoint == 0:

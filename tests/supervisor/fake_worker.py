@@ -1,13 +1,13 @@
 """A worker that serves nothing, for tests of the supervisor: it does what its APP says.
 
-    serve             is ready, and ends at SIGTERM
-    spin              is ready, begins a turn and never ends it
-    hang              is ready, and its event loop stands still
-    exit-in-turn      is ready, begins a turn and ends the process in it
-    exit-early        ends before it is ready
-    refuse / mend     will not start; for `mend` a change of the code may help
-    deaf              is ready, and does not end at SIGTERM
-    until FILE        exit-in-turn, until there is that file; then serve
+serve             is ready, and ends at SIGTERM
+spin              is ready, begins a turn and never ends it
+hang              is ready, and its event loop stands still
+exit-in-turn      is ready, begins a turn and ends the process in it
+exit-early        ends before it is ready
+refuse / mend     will not start; for `mend` a change of the code may help
+deaf              is ready, and does not end at SIGTERM
+until FILE        exit-in-turn, until there is that file; then serve
 """
 
 from __future__ import annotations

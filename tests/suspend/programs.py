@@ -13,7 +13,7 @@ import types
 from collections.abc import Callable
 from typing import Any
 
-PRELUDE = '''
+PRELUDE = """
 import asyncio, collections, contextlib, contextvars, functools, itertools, re, sys, traceback
 from dataclasses import dataclass, field
 from perdure import Object
@@ -117,9 +117,9 @@ async def number(d, n):
 async def failing(d, kind):
     await step("failing", d)
     raise kind("failed")
-'''
+"""
 
-MAIN = '''
+MAIN = """
 class Fuzz(Object):
     log: list = []
     x: int = 0
@@ -138,7 +138,7 @@ class Fuzz(Object):
             nonlocal n
             n = (n + 1) % 7
             return n + t
-'''
+"""
 
 
 class Writer:

@@ -123,9 +123,7 @@ def test_library_code_goes_on_though_the_library_has_changed(
         codes._modules.clear()
 
 
-def test_a_snapshot_of_another_python_is_refused(
-    app: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_snapshot_of_another_python_is_refused(app: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     cls = app(SOURCE)
     data = suspended(cls)
     monkeypatch.setattr(heap.importlib.util, "MAGIC_NUMBER", b"\0\0\r\n")

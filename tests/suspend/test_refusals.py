@@ -378,7 +378,6 @@ def test_a_refused_object_goes_on_as_if_nothing_had_been_asked() -> None:
     assert run_.machine.quiescent()
 
 
-
 def test_nothing_is_kept_where_the_layout_is_not_known(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = run("local", lambda: 1).machine
     data = heap.dump_heap(machine)

@@ -11,7 +11,7 @@ pytest_plugins = ["pytester"]
 # Here already, so that a run within this one does not import it for itself alone.
 assert World
 
-SHOP = '''
+SHOP = """
 import asyncio
 from perdure import Object, query
 
@@ -27,9 +27,9 @@ class Order(Object):
     @query
     async def messages(self) -> list[str]:
         return self.log
-'''
+"""
 
-TESTS = '''
+TESTS = """
 import asyncio
 from datetime import timedelta
 import perdure, pytest
@@ -54,7 +54,7 @@ def order(world):
 
 async def test_through_a_fixture(order):
     await order.run("tea")
-'''
+"""
 
 
 class Run:
@@ -132,7 +132,7 @@ def test_a_failure_says_how_to_have_it_again(pytest_run: Run) -> None:
     assert "seed 77, 2023-12-14 22:13:20 UTC" in text
 
 
-DIVERGING = '''
+DIVERGING = """
 import asyncio
 from perdure import Object
 count = 0
@@ -146,7 +146,7 @@ class Bad(Object):
 
 async def test_bad(world):
     await world.at(Bad, "x").go()
-'''
+"""
 
 
 def test_replay_finds_what_depends_on_something_outside(pytest_run: Run) -> None:
@@ -159,7 +159,7 @@ def test_replay_finds_what_depends_on_something_outside(pytest_run: Run) -> None
 
 def test_the_app_is_named_in_the_ini_file_or_by_a_mark(pytest_run: Run) -> None:
     app = SHOP + "\nfrom perdure import App\napp = App([Order], idempotency_ttl=5.0)\n"
-    tests = '''
+    tests = """
 import perdure, pytest
 from perdure import Object
 
@@ -176,7 +176,7 @@ async def test_ini(world):
 async def test_mark(world):
     assert world.seed == 3
     assert await Stranger.at("x").go() == 1
-'''
+"""
     (pytest_run.folder / "pytest.ini").write_text("[pytest]\nperdure_app = shop:app\n")
     counts, text = pytest_run(shop=app, test_app=tests)
     assert counts == {"passed": 2}, text
@@ -207,7 +207,7 @@ def test_misuse_is_told(pytest_run: Run, options: list[str], test: str, told: st
 
 
 def test_two_classes_of_one_name_have_to_be_told_apart(pytest_run: Run) -> None:
-    tests = '''
+    tests = """
 import shop, other
 import perdure, pytest
 from shop import Order
@@ -217,6 +217,6 @@ async def test_by_import(world):
 
 async def test_by_name_alone(world):
     assert await Order.at("1").messages() == []
-'''
+"""
     counts, text = pytest_run(shop=SHOP, other=SHOP, test_names=tests)
     assert counts == {"passed": 2}, text

@@ -179,9 +179,7 @@ async def test_a_deploy(world: World, scenario: Scenario) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scenario", EXPECTED, ids=lambda scenario: scenario.__name__)
-async def test_a_deploy_that_is_killed_at_each_operation(
-    world: World, scenario: Scenario
-) -> None:
+async def test_a_deploy_that_is_killed_at_each_operation(world: World, scenario: Scenario) -> None:
     sweep = await world.crash_everywhere(scenario)
     assert sweep.result == EXPECTED[scenario]
     assert {"claim", "put_version", "checkpoint"} <= set(sweep.operations)
