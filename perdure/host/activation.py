@@ -38,6 +38,7 @@ from perdure.host.intake import admit, overloaded
 from perdure.host.lines import FOR_LINES, kept_of
 from perdure.host.load import load
 from perdure.host.machine import Machine
+from perdure.host.quarantine import told_event
 from perdure.host.schedules import FIRED_MAX
 from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import EVENTS as STEP_EVENTS
@@ -579,14 +580,3 @@ class Activation:
             and self.last_lsn <= self.host.log.tail
             and not self.machine.steps
         )
-
-
-def told_event(event: Event) -> bytes:
-    """What an event is, in bytes that are the same if it comes again."""
-    if type(event) is Call:
-        return event.handler.encode() + b" " + event.body
-    if type(event) is Fired:
-        return b"timer"
-    if type(event) is Received:
-        return b"message " + event.body
-    return type(event).__name__.lower().encode() + b" " + encode_failure(source_of(event))

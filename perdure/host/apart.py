@@ -23,7 +23,7 @@ import structlog
 from perdure.access import Action, ActionKind
 from perdure.errors import ProcessLost, Unavailable
 from perdure.host import ephemeral
-from perdure.host.activation import Activation, State, told_event
+from perdure.host.activation import Activation, State
 from perdure.host.alone import Start
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.intake import admit
@@ -31,6 +31,7 @@ from perdure.host.joining import Passing
 from perdure.host.load import REBUILD
 from perdure.host.mirror import Facts, Mirror
 from perdure.host.nursery import Process, ProcessEnded, Refused
+from perdure.host.quarantine import told_event
 from perdure.host.snapshots import REPLAY_MAX, newest_seq
 from perdure.journal.entry import HTTP, Event
 from perdure.journal.log import source_of

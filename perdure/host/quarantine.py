@@ -34,6 +34,7 @@ from perdure.journal.entry import (
     StepDone,
 )
 from perdure.journal.identity import oid_of
+from perdure.journal.log import source_of
 from perdure.ref import format_address
 from perdure.store.base import Checkpoint
 
@@ -259,6 +260,17 @@ class Quarantine:
                 f"{format_address(kind, key)} is not quarantined",
                 hint="perdure quarantine list says what is.",
             )
+
+
+def told_event(event: Event) -> bytes:
+    """What an event is, in bytes that are the same if it comes again."""
+    if type(event) is Call:
+        return event.handler.encode() + b" " + event.body
+    if type(event) is Fired:
+        return b"timer"
+    if type(event) is Received:
+        return b"message " + event.body
+    return type(event).__name__.lower().encode() + b" " + encode_failure(source_of(event))
 
 
 def _in_place_of(event: Event, address: str) -> Event:
