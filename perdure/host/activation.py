@@ -31,39 +31,25 @@ from perdure.failure import failure_of
 from perdure.host.asking import NOTHING
 from perdure.host.deadlock import find_circle
 from perdure.host.failures import encode_failure
-from perdure.host.following import ItemOutput
-from perdure.host.incoming import Acceptance, IncomingCall, LateAnswer, answer_of
+from perdure.host.incoming import Acceptance, IncomingCall
 from perdure.host.indexing import Seen, changed
 from perdure.host.intake import admit, overloaded
-from perdure.host.lines import FOR_LINES, kept_of
 from perdure.host.load import load
 from perdure.host.machine import Machine
+from perdure.host.outputs import gather_outputs
 from perdure.host.quarantine import told_event
 from perdure.host.schedules import FIRED_MAX
 from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import EVENTS as STEP_EVENTS
-from perdure.journal.codec import Message, encode_entry
+from perdure.journal.codec import encode_entry
 from perdure.journal.entry import (
-    ARGUMENTS_KEPT_MAX,
-    BODY_KEPT_MAX,
     RULES,
-    Answered,
     Call,
     Command,
     Entry,
     Event,
     Fired,
-    MessageId,
-    Promised,
-    Received,
     Refused,
-    Sent,
-    Settled,
-    StepAsked,
-    StepDropped,
-    Yielded,
-    shortened,
-    without_arguments,
 )
 from perdure.journal.log import Output, source_of
 from perdure.kind import Kind
@@ -384,52 +370,7 @@ class Activation:
         seq = machine.seq
         undone = machine.undone
         outputs: list[Output] = []
-        messages: list[Message] | None = None
-        frames: list[tuple[int, Command]] | None = None
-        for index, command in enumerate(commands):
-            if type(command) is Answered:
-                waiter = call
-                if call is None or command.id != call.id:
-                    waiter = host.waiting.pop(command.id, None)
-                if waiter is not None:
-                    waiter.answer = answer_of(command)
-                    if machine.traces is not None and waiter.answer.failure is not None:
-                        waiter.answer.failure.traceback = machine.traces.get(command.id, "")
-                    outputs.append(waiter if waiter is call else LateAnswer(waiter, host))
-                if host.watchers:
-                    host.answered(command, outputs)
-                if len(command.body) > BODY_KEPT_MAX:
-                    commands[index] = shortened(command)
-            elif type(command) is Yielded:
-                waiter = call
-                if call is None or command.id != call.id:
-                    waiter = host.waiting.get(command.id)
-                if waiter is not None and waiter.on_item is not None:
-                    outputs.append(ItemOutput(waiter.on_item, command))
-                for on_item in host.listeners.get(command.id, ()):
-                    outputs.append(ItemOutput(on_item, command))
-            elif type(command) is Sent:
-                if messages is None:
-                    messages = []
-                messages.append(Message(MessageId(oid, seq, index), command))
-            elif type(command) is StepAsked:
-                outputs.append(host.effects.output(self, command))
-                if len(command.body) > ARGUMENTS_KEPT_MAX:
-                    commands[index] = without_arguments(command)
-            elif type(command) is StepDropped:
-                outputs.append(host.effects.dropping(oid, command))
-            elif type(command) is Promised or type(command) is Settled:
-                host.open_promises.note(oid, seq, machine.now_ns, command)
-            elif type(command) in FOR_LINES:
-                frames = frames or []
-                frames.append((index, command))
-                commands[index] = kept_of(machine, command)
-        if call is None and type(event) in STEP_EVENTS:
-            taken = host.effects.taken(oid, seq, event)  # type: ignore[arg-type]
-            if taken is not None:
-                outputs.append(taken)
-        if frames is not None or type(event) is Received:
-            outputs.append(host.lines.output(machine, event, frames))
+        messages = gather_outputs(self, event, commands, call, outputs)
         if machine.failed is not None:
             host.register.failed(self)
         wake_at = self.wake_at if undone else machine.wake_at()
