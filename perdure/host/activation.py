@@ -20,16 +20,10 @@ from typing import TYPE_CHECKING
 import structlog
 
 from perdure.clock import perf_ns
-from perdure.errors import (
-    CallError,
-    DeadlockError,
-    StoreFull,
-    StoreUnavailable,
-    Unavailable,
-)
+from perdure.errors import CallError, StoreFull, StoreUnavailable, Unavailable
 from perdure.failure import failure_of
 from perdure.host.asking import NOTHING
-from perdure.host.deadlock import find_circle
+from perdure.host.deadlock import find_deadlock
 from perdure.host.failures import encode_failure
 from perdure.host.incoming import Acceptance, IncomingCall
 from perdure.host.indexing import Seen, changed
@@ -430,12 +424,8 @@ class Activation:
         if started is not None:
             self.host.delivery.event(machine.oid, started)
         elif type(event) is Call and machine.holder is not None:
-            circle = find_circle(machine, event.id, self.host.machine_at)
-            if circle is not None:
-                error = DeadlockError(
-                    "calls wait for each other in a circle: " + " -> ".join([*circle, circle[0]]),
-                    hint="Let one of the classes be reentrant, or tell with perdure.send.",
-                )
+            error = find_deadlock(machine, event.id, self.host.machine_at)
+            if error is not None:
                 refused = Refused(event.id, encode_failure(failure_of(error)))
                 self.host.delivery.event(machine.oid, refused)
 

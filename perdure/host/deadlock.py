@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from perdure.errors import DeadlockError
 from perdure.host.machine import Machine
 
 
@@ -18,7 +19,20 @@ class _Waiting(NamedTuple):
     call_id: str
 
 
-def find_circle(
+def find_deadlock(
+    machine: Machine, call_id: str, machine_at: Callable[[str], Machine | None]
+) -> DeadlockError | None:
+    """What a call hears that was put into a queue and closes a circle; None where it can wait."""
+    circle = _circle(machine, call_id, machine_at)
+    if circle is None:
+        return None
+    return DeadlockError(
+        "calls wait for each other in a circle: " + " -> ".join([*circle, circle[0]]),
+        hint="Let one of the classes be reentrant, or tell with perdure.send.",
+    )
+
+
+def _circle(
     start: Machine, call_id: str, machine_at: Callable[[str], Machine | None]
 ) -> list[str] | None:
     """The calls of a circle that goes through the queued call, each as `Account/a.pay`; or None.
