@@ -23,7 +23,7 @@ from perdure.kind import Kinds, kind_of
 from perdure.node import Node
 from perdure.past.verify import Source, Verifier
 from perdure.settings import load_settings
-from perdure.store.sqlite_reading import ReadingStore
+from perdure.store.sqlite_read_only import ReadingStore
 from perdure.suspend import editions, probe
 from perdure.suspend.editions import Live
 

@@ -41,7 +41,7 @@ class _Worker:
         from perdure.journal.identity import know_aliases
         from perdure.kind import Kinds, kind_of
         from perdure.past.verify import Source, Verifier, collect
-        from perdure.store.sqlite_reading import ReadingStore
+        from perdure.store.sqlite_read_only import ReadingStore
         from perdure.suspend import editions, probe
         from perdure.suspend.bundles import bundle_of
         from perdure.suspend.editions import Live

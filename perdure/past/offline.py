@@ -28,7 +28,7 @@ from perdure.object import Object
 from perdure.past.extract import Export, Extract, ExtractRecord, Head, lent, segments_of
 from perdure.ref import format_address, parse_address
 from perdure.store.memory import MemoryStore
-from perdure.store.sqlite_reading import ReadingStore
+from perdure.store.sqlite_read_only import ReadingStore
 from perdure.suspend import bundles, editions, heap
 
 
