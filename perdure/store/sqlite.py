@@ -8,48 +8,27 @@ What it guarantees beyond the protocol (base.py):
 - Moving the write-ahead log into the database happens beside the commits, except for its last
   part, which takes about as long as a commit.
 
-The tables and their reasons: schema/sqlite/0001_tables.sql. Which thread writes: lane.py.
+The tables and their reasons: schema/sqlite/0001_tables.sql. Which thread writes: lane.py. This
+file is opening and writing; sqlite_reads.py has what is read, sqlite_upkeep.py the long work.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import NoReturn, TypeVar
 
 from perdure.clock import RealClock
-from perdure.errors import StoreUnavailable
-from perdure.store import (
-    sqlite_blobs,
-    sqlite_calls,
-    sqlite_indexed,
-    sqlite_objects,
-    sqlite_promises,
-)
+from perdure.store import sqlite_blobs, sqlite_objects
 from perdure.store import sqlite_past as past_sql
 from perdure.store import sqlite_sql as sql
-from perdure.store.base import (
-    Batch,
-    CallFilter,
-    CallRow,
-    Checkpoint,
-    Claim,
-    Condition,
-    Layout,
-    ObjectRow,
-    PromiseRow,
-    Segment,
-    Stored,
-    StoreStats,
-    Suspended,
-    Waypoint,
-)
+from perdure.store.base import Batch, Checkpoint, Claim, Layout, StoreStats, Waypoint
 from perdure.store.lane import Lane, Pace
 from perdure.store.place import Place
-from perdure.store.sqlite_file import DATABASE, connect, lost_chunk, prepare_schema, trouble
+from perdure.store.sqlite_file import DATABASE, connect, prepare_schema, trouble
+from perdure.store.sqlite_reads import Reads
 from perdure.store.sqlite_upkeep import Upkeep
 
 T = TypeVar("T")
@@ -68,7 +47,7 @@ _SMALL_SLICE_COUNT = 16
 _SMALL_SLICE_BYTES = 64 * 1024
 
 
-class SqliteStore(Upkeep):
+class SqliteStore(Reads, Upkeep):
     """A store in the directory `directory`; see `Store` for what its methods promise.
 
     `exclusive=False` leaves out the lock of the directory, for tests of the fence. `before_commit`
@@ -76,14 +55,11 @@ class SqliteStore(Upkeep):
     what commits are timed by.
     """
 
-    _loop: asyncio.AbstractEventLoop
     _place: Place
-    _path: Path
     _lane: Lane
     _background: Lane
-    # Used by whoever has the lane, by the thread of the loop, and by the background, in turn.
+    # Used by whoever has the lane, and by the background; the loop's own thread has `_reader`.
     _writer: sqlite3.Connection
-    _reader: sqlite3.Connection
     _keeper: sqlite3.Connection
     _cursor: sqlite3.Cursor
     _execute: Callable[..., sqlite3.Cursor]
@@ -169,7 +145,7 @@ class SqliteStore(Upkeep):
                 resource.close()
         self._place.release()
 
-    # -- commits and loads: the hot path
+    # -- commits: the hot path
 
     def commit(self, batches: Sequence[Batch]) -> asyncio.Future[frozenset[int]]:
         """Append, in the calling thread while the disk is fast."""
@@ -218,26 +194,6 @@ class SqliteStore(Upkeep):
                 return False
             raise
         return True
-
-    def load(self, part: int, oid: int) -> asyncio.Future[Stored | None]:
-        """One indexed read, in the calling thread."""
-        future: asyncio.Future[Stored | None] = self._loop.create_future()
-        try:
-            future.set_result(self._load(part, oid))
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    def _load(self, part: int, oid: int) -> Stored | None:
-        found = self._read(sql.LOAD, (oid, part))
-        if not found:
-            return None
-        stored = _stored(found[0])
-        if stored.row.last <= _newest(stored):
-            return stored
-        with self._one_moment():
-            stored = _stored(self._read(sql.LOAD, (oid, part))[0])
-            return stored._replace(segments=self._segments(oid, _newest(stored), -1))
 
     # -- ownership and checkpoints
 
@@ -308,7 +264,7 @@ class SqliteStore(Upkeep):
                 self._execute(sql.for_many(statement, length), values)
                 done += length
 
-    # -- blobs
+    # -- what is written beside the log
 
     def put_blob(
         self, part: int, epoch: int, oid: int, name: str, body: bytes
@@ -323,20 +279,6 @@ class SqliteStore(Upkeep):
             return sqlite_blobs.put(self._execute, put)
         except BaseException as error:
             self._undo(error)
-
-    def get_blob(self, part: int, oid: int, name: str) -> asyncio.Future[bytes | None]:
-        """One indexed read, in the calling thread."""
-        future: asyncio.Future[bytes | None] = self._loop.create_future()
-        try:
-            found = self._read(sqlite_blobs.GET, (oid, name, part))
-            future.set_result(found[0][0] if found else None)
-        except Exception as error:
-            future.set_exception(error)
-        return future
-
-    async def unnamed_blobs(self, part: int) -> list[tuple[int, str]]:
-        """From an index that holds them alone."""
-        return self._read(sqlite_blobs.UNNAMED, (part,))
 
     async def drop_blobs(self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]) -> bool:
         """In one transaction."""
@@ -359,52 +301,10 @@ class SqliteStore(Upkeep):
         except sqlite3.Error as error:
             self._undo(error)
 
-    # -- reading
-
-    async def tail(self, part: int, after: int) -> list[tuple[int, bytes]]:
-        """The log, checked for gaps."""
-        base = part << sql.LSN_BITS
-        with self._one_moment():
-            ((_, tail, checkpoint),) = self._read(sql.PART, (part,))
-            after = max(after, checkpoint)
-            chunks = self._read(sql.CHUNKS, (base + after, base + tail))
-        for lsn, (id_, _) in zip(range(after + 1, tail + 1), chunks, strict=False):
-            if id_ != base + lsn:
-                raise lost_chunk(self._path, part, lsn)
-        if len(chunks) < tail - after:
-            raise lost_chunk(self._path, part, after + len(chunks) + 1)
-        return [(id_ - base, body) for id_, body in chunks]
-
-    async def due(self, parts: Sequence[int], before: int, limit: int) -> list[ObjectRow]:
-        """From an index that holds the waiting objects alone."""
-        found = self._read(sql.due(len(parts)), (before, *parts, limit))
-        return [ObjectRow(*row) for row in found]
-
-    async def connected(self, part: int, after: int, limit: int) -> list[ObjectRow]:
-        """From an index that holds the objects with connections alone."""
-        return [ObjectRow(*row) for row in self._read(sql.CONNECTED, (part, after, limit))]
-
-    async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
-        """From the index of segments."""
-        return self._segments(oid, after, limit)
-
-    def _segments(self, oid: int, after: int, limit: int) -> list[Segment]:
-        values = {"oid": oid, "after": after, "limit": limit}
-        return [Segment(*row) for row in self._read(sql.SEGMENTS, values)]
-
     async def put_waypoints(self, waypoints: Sequence[Waypoint]) -> None:
         """In the thread: nobody waits for them."""
         self._wal_pages += sum(2 + len(one.body) // _PAGE for one in waypoints)
         await self._write(self._many, (past_sql.PUT_WAYPOINT, waypoints), small=False)
-
-    async def waypoint(self, oid: int, upto: int, version: str) -> Waypoint | None:
-        """One indexed read."""
-        found = self._read(past_sql.GET_WAYPOINT, (oid, upto, version))
-        return Waypoint(*found[0]) if found else None
-
-    async def waypoints(self, oid: int) -> list[tuple[int, int]]:
-        """From the index."""
-        return self._read(past_sql.WAYPOINTS, (oid,))
 
     async def drop_waypoints(self, oid: int, first: int, end: int) -> None:
         """In the thread."""
@@ -420,85 +320,11 @@ class SqliteStore(Upkeep):
         except BaseException as error:
             self._undo(error)
 
-    async def scan(
-        self,
-        kind: str | None,
-        prefix: str,
-        status: str | None,
-        after: tuple[str, str] | None,
-        limit: int,
-    ) -> list[ObjectRow]:
-        """From the index of names, or that of states for any but the idle ones."""
-        statement, values = sql.scan(kind, prefix, status, after, limit)
-        return [ObjectRow(*row) for row in self._read(statement, values)]
-
-    async def promises(
-        self,
-        kind: str | None,
-        key: str | None,
-        type_: str | None,
-        after: tuple[int, str] | None,
-        limit: int,
-    ) -> list[PromiseRow]:
-        """From an index in the order of the list."""
-        statement, values = sqlite_promises.listing(kind, key, type_, after, limit)
-        return [PromiseRow(*row) for row in self._read(statement, values)]
-
-    async def calls(
-        self, wanted: CallFilter, after: tuple[int, str] | None, limit: int
-    ) -> list[CallRow]:
-        """From an index in the order of the list."""
-        statement, values = sqlite_calls.listing(wanted, after, limit)
-        return [CallRow._make((*row[:-1], bool(row[-1]))) for row in self._read(statement, values)]
-
-    async def find(
-        self, kind: str, conditions: Sequence[Condition], after: str | None, limit: int
-    ) -> list[ObjectRow]:
-        """From the index of values."""
-        found = sqlite_indexed.search(kind, conditions, after, limit, sql.COLUMNS)
-        return [ObjectRow(*row) for row in self._read(*found)]
-
-    async def indexed(self, oid: int) -> dict[str, bytes]:
-        """By the object's number."""
-        return dict(self._read(sqlite_indexed.VALUES, (oid,)))
-
-    async def indexed_kinds(self) -> dict[str, str]:
-        """A row for each class."""
-        return dict(self._read(sqlite_indexed.KINDS, ()))
-
-    async def versions(self) -> list[tuple[str, int, int]]:
-        """The bundles, by what they are called."""
-        return self._read(sql.VERSIONS, ())
-
-    async def get_version(self, version: str) -> bytes | None:
-        """The bundle, or None."""
-        found = self._read(sql.GET_VERSION, (version,))
-        return found[0][0] if found else None
-
     def stats(self) -> StoreStats:
         """Figures since the store was made."""
         return StoreStats(
             self._commits, self._committed_bytes, self._commit_seconds, self._pace.inline
         )
-
-    def _read(self, statement: str, values: Sequence[object] | Mapping[str, object]) -> list[Any]:
-        if not self._is_open:
-            raise self._closed()
-        try:
-            # All rows at once: a statement left half read would hold the write-ahead log.
-            return self._reader.execute(statement, values).fetchall()
-        except sqlite3.Error as error:
-            raise trouble(error, self._path) from error
-
-    @contextmanager
-    def _one_moment(self) -> Iterator[None]:
-        """Several reads that see the same state, though a thread may be writing meanwhile."""
-        self._read("BEGIN", ())
-        try:
-            yield
-        finally:
-            # Nothing was written; and after an error a COMMIT would only repeat it.
-            self._reader.execute(sql.ROLLBACK)
 
     # -- writing, in one thread or the other
 
@@ -536,9 +362,6 @@ class SqliteStore(Upkeep):
             raise error
         raise meaning from error
 
-    def _closed(self) -> StoreUnavailable:
-        return StoreUnavailable(f"the store in {self._directory} is closed")
-
     # -- the write-ahead log
 
     def _move_wal(self) -> None:
@@ -575,15 +398,3 @@ def _move_wal(connection: sqlite3.Connection) -> int:
     """Move what can be moved without waiting for anybody; how many pages are left."""
     _, pages, moved = connection.execute(sql.MOVE_WAL).fetchone()
     return int(pages - moved)
-
-
-def _stored(found: tuple[Any, ...]) -> Stored:
-    """A row of LOAD."""
-    *columns, seq, body = found
-    row = ObjectRow(*columns)
-    return Stored(row, [], Suspended(row.oid, seq, body) if body is not None else None)
-
-
-def _newest(stored: Stored) -> int:
-    """The turn of the newest snapshot."""
-    return stored.suspended.seq if stored.suspended is not None else stored.row.seq
