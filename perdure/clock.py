@@ -7,6 +7,7 @@ is asked: there the time is the entry's and chance is derived (host/chance.py).
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import time
 from collections.abc import Callable
@@ -15,7 +16,19 @@ from typing import Protocol
 
 NS = 1_000_000_000
 
+LAST_NS = 2**63 - 1
+"""The last moment that journal and store have a number for, in April 2262. What is due later, or
+never, is due then."""
+
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def whole_ns(seconds: float) -> int:
+    """Nanoseconds, rounded up, so that no timer is early; LAST_NS at most, also for infinity.
+
+    Raises ValueError for a NaN.
+    """
+    return LAST_NS if seconds * NS >= LAST_NS else math.ceil(seconds * NS)
 
 
 def iso(ns: int) -> str:

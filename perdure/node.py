@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Callable, Sequence
 from typing import Any
 
 from perdure import ref
-from perdure.clock import NS, Clock, RealClock
+from perdure.clock import LAST_NS, Clock, RealClock, whole_ns
 from perdure.errors import BadApp, OperatorError, UnknownHandler, UnknownKind
 from perdure.failure import Failure
 from perdure.host import async_generators, guard
@@ -244,7 +244,7 @@ class Node:
         if not when:
             return 0
         left_s = when - asyncio.get_running_loop().time()
-        return self.clock.now_ns() + max(1, int(left_s * NS))
+        return min(self.clock.now_ns() + max(1, whole_ns(left_s)), LAST_NS)
 
     async def _answer(
         self,

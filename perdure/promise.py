@@ -17,7 +17,7 @@ from collections.abc import Generator
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from perdure.clock import NS
+from perdure.clock import NS, whole_ns
 from perdure.errors import PromiseRejected
 from perdure.failure import Failure, failure_of
 from perdure.inside import inside
@@ -98,7 +98,7 @@ class Promise(Generic[T]):
             raise ValueError(f"the timeout of a Promise cannot be negative: {timeout!r}")
         self._waiters = []
         self._value = self._error = self._timer = None
-        turn.begin_promise(self, None if seconds is None else round(seconds * NS))
+        turn.begin_promise(self, None if seconds is None else whole_ns(seconds))
 
     @property
     def token(self) -> str:

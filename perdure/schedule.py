@@ -24,7 +24,7 @@ from zoneinfo import ZoneInfo
 
 from cronsim import CronSim, CronSimError
 
-from perdure.clock import NS
+from perdure.clock import LAST_NS, NS
 from perdure.inside import inside
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -140,7 +140,7 @@ def every(
     given: Any = interval
     if not isinstance(given, timedelta) or given < timedelta(milliseconds=1):
         raise ValueError(f"every() takes a timedelta of a millisecond or more, not {interval!r}")
-    return _checked(Rhythm(every_ns=span_ns(interval)), missed, window)
+    return _checked(Rhythm(every_ns=min(span_ns(interval), _LONGEST_NS)), missed, window)
 
 
 def cron(
@@ -218,13 +218,13 @@ def moment(
         return Rhythm(when.every_ns, when.cron, when.tz, check_missed(policy), late), None
     check_missed(missed or "once")
     if isinstance(when, timedelta):
-        return None, max(now_ns, now_ns + span_ns(when))
+        return None, min(max(now_ns, now_ns + span_ns(when)), LAST_NS)
     if isinstance(when, datetime):
         if when.tzinfo is None or when.utcoffset() is None:
             raise ValueError(
                 f"{when!r} has no time zone; say which one is meant: datetime(…, tzinfo=UTC)"
             )
-        return None, max(1, to_ns(when))
+        return None, min(max(1, to_ns(when)), LAST_NS)
     raise TypeError(
         f"a schedule is due after a timedelta, at an aware datetime, by a cron string, or by "
         f"every(…) or cron(…); not {when!r}"

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import math
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from perdure.clock import NS
+from perdure.clock import whole_ns
 from perdure.errors import JournalCorrupt, ReadOnlyError
 from perdure.host import promises, schedules, stepping, watching
 from perdure.host.chance import Chance
@@ -233,7 +232,7 @@ class Asking(ObjectLoop):
         what runs then is its compensation, and that takes the time it takes.
         """
         when = wanted_by()
-        found = math.ceil(when * NS) if when else 0
+        found = whole_ns(when) if when else 0
         call: Call | None = self.call
         if call is not None:
             if self.cancelled is not None and call.id in self.cancelled:

@@ -11,12 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import heapq
-import math
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, ClassVar, NoReturn
 
-from perdure.clock import NS
+from perdure.clock import LAST_NS, NS, whole_ns
 from perdure.errors import SideEffectError
 from perdure.host.refusal import refusal
 from perdure.host.task import Future, Task
@@ -137,7 +136,7 @@ class ObjectLoop:
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> TimerHandle:
-        return self._set_timer(self.now_ns + math.ceil(delay * NS), callback, args, context)
+        return self._set_timer(self.now_ns + whole_ns(delay), callback, args, context)
 
     def call_at(
         self,
@@ -146,9 +145,8 @@ class ObjectLoop:
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> TimerHandle:
-        # A float of seconds since 1970 is good to a quarter of a microsecond. Rounded up, so
-        # that no timer is early.
-        return self._set_timer(math.ceil(when * NS), callback, args, context)
+        # A float of seconds since 1970 is good to a quarter of a microsecond.
+        return self._set_timer(whole_ns(when), callback, args, context)
 
     def _set_timer(
         self,
@@ -159,7 +157,7 @@ class ObjectLoop:
     ) -> TimerHandle:
         self.number += 1
         handle = TimerHandle(
-            when_ns,
+            min(when_ns, LAST_NS),
             self.number,
             callback,
             args,

@@ -17,6 +17,7 @@ import hmac
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from perdure.clock import LAST_NS
 from perdure.errors import Conflict, PerdureError, UnknownPromise
 from perdure.failure import Failure, failure_of
 from perdure.host.failures import decode_failure, encode_failure, pickled_failure, raised_by
@@ -85,7 +86,7 @@ def begin(machine: Asking, promise: Promise[Any], timeout_ns: int | None) -> Non
     promise._since_ns = machine.now_ns
     promise._until_ns = 0
     if timeout_ns is not None:
-        promise._until_ns = machine.now_ns + timeout_ns
+        promise._until_ns = min(machine.now_ns + timeout_ns, LAST_NS)
         promise._timer = machine._set_timer(
             promise._until_ns, _time_out, (machine, promise), contextvars.Context()
         )
