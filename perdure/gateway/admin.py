@@ -98,11 +98,11 @@ class Admin:
             case ["quarantine"]:
                 return {b"GET": lambda: _shown(_quarantined(host))}
             case ["quarantine", kind, key, "retry"]:
-                address = _address(kind, key)
-                return {b"POST": lambda: _done(host.retry(address))}
+                key = check_key(key)
+                return {b"POST": lambda: _let_back(host.quarantine.retry, kind, key)}
             case ["quarantine", kind, key, "skip"]:
-                address = _address(kind, key)
-                return {b"POST": lambda: _done(host.skip(address))}
+                key = check_key(key)
+                return {b"POST": lambda: _let_back(host.quarantine.skip, kind, key)}
             case _:
                 return {}
 
@@ -166,8 +166,13 @@ class Admin:
 
 
 async def _quarantined(host: Host) -> list[dict[str, Any]]:
-    found = await host.quarantined()
+    found = host.quarantine.list()
     return [facts | {"since": iso(facts["since"])} for facts in found]
+
+
+async def _let_back(way: Callable[[str, str], None], kind: str, key: str) -> Reply:
+    way(kind, key)
+    return nothing()
 
 
 async def _shown(found: Awaitable[Any]) -> Reply:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 
@@ -440,18 +440,6 @@ class Host:
                 return await future
         except TimeoutError:
             return None
-
-    async def quarantined(self) -> list[dict[str, Any]]:
-        """What is set aside, and why."""
-        return self.quarantine.list()
-
-    async def retry(self, address: str) -> None:
-        """Take an object out of quarantine and try again. Raises Conflict if it is not in it."""
-        self.quarantine.retry(*parse_address(address))
-
-    async def skip(self, address: str) -> None:
-        """Take an object out of quarantine, without the event that brought it there."""
-        self.quarantine.skip(*parse_address(address))
 
     async def delete(self, address: str) -> None:
         """End an object; returns when that is on disk.

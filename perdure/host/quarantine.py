@@ -238,7 +238,8 @@ class Quarantine:
         self._host.delivery.take_up(oid_of(kind, key))
 
     def skip(self, kind: str, key: str) -> None:
-        """Set the event itself aside and let the object go on behind it."""
+        """Set the event itself aside and let the object go on behind it. Raises Conflict if there
+        is none: the object is not set aside, or for another reason."""
         oid = oid_of(kind, key)
         detail = self.objects.get(oid)
         if detail is not None and json.loads(detail)["cause"] != "event":

@@ -333,7 +333,7 @@ async def ends(stage: Shop) -> None:
         assert answer.failure is not None
     # It cannot arrive, so it is on its way for as long as that is quarantined.
     await stage.at("Order/a").tell("aside", "are you there?")
-    await stage.host.skip("Order/poisoned")
+    stage.host.quarantine.skip("Order", "poisoned")
     await stage.call("Order/poisoned", "note", b'["poisonous"]')
     await stage.at("Order/poisoned").note("fine again")
 

@@ -41,7 +41,7 @@ async def test_its_finally_runs_as_a_task_of_the_object() -> None:
         assert await streams.read() == ["Machine", "closed"]
         await stage.restart()
         assert await streams.read() == ["Machine", "closed"]
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []
 
 
 async def test_one_of_the_outside_ends_outside() -> None:

@@ -342,4 +342,4 @@ async def test_quarantined_objects_are_stuck() -> None:
         stage.host.quarantine._set_aside(stage.host.at("Job", "a"), {"reason": "a test"})
         assert ("quarantined", "Job/a", None) in await found(stage)
         assert await count(stage.host) == 1
-        await stage.host.retry("Job/a")
+        stage.host.quarantine.retry("Job", "a")

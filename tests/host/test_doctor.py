@@ -113,7 +113,7 @@ async def test_a_suspended_snapshot_of_another_python_means_a_replay(
         }
         assert await Note.at("waits").read() == ["a", "b"]
         assert stage.host.stats().replayed == 1
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []
 
 
 async def test_where_suspended_code_cannot_be_kept_it_says_why(
@@ -218,9 +218,9 @@ async def test_the_base_of_what_never_rests_is_only_as_good_as_its_python(
             assert base["loadable"]
             assert base["follows"].endswith("from turn 1")
             assert await Ticker.at("t").read() >= ticks
-            assert await stage.host.quarantined() == []
+            assert stage.host.quarantine.list() == []
         else:
             assert not base["loadable"]
             assert await stage.host.wake(oid) is None
-            [set_aside] = await stage.host.quarantined()
+            [set_aside] = stage.host.quarantine.list()
             assert "another Python" in set_aside["reason"]

@@ -152,7 +152,7 @@ async def test_each_is_caught(kind: Any) -> None:
         with pytest.raises(ObjectQuarantined, match="turn 1"):
             await kind.at("a").run()
         assert await Sane.at("neighbour").add(1) == 2
-        [facts] = await stage.host.quarantined()
+        [facts] = stage.host.quarantine.list()
         assert facts["object"] == f"{kind.__name__}/a"
         assert facts["seq"] == 1
         assert facts["expected"] != facts["found"]
@@ -175,9 +175,9 @@ async def test_a_quarantine_outlives_the_process_and_ends_with_retry() -> None:
         outside["value"] = 0
         with pytest.raises(ObjectQuarantined):
             await RaisesOrNot.at("a").run()
-        await stage.host.retry("RaisesOrNot/a")
+        stage.host.quarantine.retry("RaisesOrNot", "a")
         await RaisesOrNot.at("a").run()
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []
 
 
 @pytest.mark.parametrize("n", [1, 40])
@@ -191,7 +191,7 @@ async def test_unchanged_code_never_diverges(n: int) -> None:
         await asyncio.sleep(5)
         await stage.restart()
         assert await Sane.at("a").add(0) == sum(range(n))
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []
 
 
 async def test_a_replay_prints_nothing_twice(capsys: pytest.CaptureFixture[str]) -> None:

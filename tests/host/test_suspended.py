@@ -65,7 +65,7 @@ async def test_a_program_that_sleeps_between_its_turns_comes_to_the_same(
     async with Stage(Programs, store=MemoryStore(layout), debug=False) as stage:
         disturbed = await run_through(stage, name, how)
         assert stage.host.stats().replayed == 0
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []
         # What the journal says is the same as what came of the snapshots.
         stage.host.stash.clear()
         await stage.restart()
@@ -339,7 +339,7 @@ async def test_what_exists_in_one_process_alone_costs_a_replay_and_nothing_else(
         await asyncio.sleep(11)
         expected = type(MADE[what]()).__name__
         assert await Keepsakes.at("k").read() == ["began", expected]
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []
 
 
 async def test_a_cache_that_does_not_load_is_thrown_away() -> None:
@@ -353,7 +353,7 @@ async def test_a_cache_that_does_not_load_is_thrown_away() -> None:
         await stage.start()
         await asyncio.sleep(10)
         assert (await Programs.at("p").read())[-1][0] == "done"
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []
 
 
 class Gatherer(Object):
@@ -393,4 +393,4 @@ async def test_sets_keep_their_order_where_suspended_code_can_no_longer_be_kept(
         stage.host.stash.clear()
         await stage.start()
         assert await Gatherer.at("g").read() == seen
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []

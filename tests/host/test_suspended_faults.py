@@ -106,7 +106,7 @@ async def comes_to_its_end(store: FaultyStore, number: int, how: str) -> int:
     await asyncio.sleep(10)
     made = len(store.operations) - first
     assert is_complete(await Nested.at("n").read()), (number, how)
-    assert await stage.host.quarantined() == [], (number, how)
+    assert stage.host.quarantine.list() == [], (number, how)
     # And again from disk alone.
     await stage.restart()
     assert is_complete(await Nested.at("n").read()), (number, how)
@@ -152,7 +152,7 @@ async def test_a_sleeper_whose_time_has_come_is_read_again_until_the_disk_is_bac
         store.down = False
         await asyncio.sleep(30)
         assert is_complete(await Nested.at("n").read())
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []
 
 
 async def test_a_cache_that_does_not_load_while_the_disk_fails_costs_time_alone() -> None:
@@ -180,7 +180,7 @@ async def test_a_cache_that_does_not_load_while_the_disk_fails_costs_time_alone(
         store.down = False
         await asyncio.sleep(30)
         assert is_complete(await Nested.at("n").read())
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []
 
 
 async def test_on_a_full_disk_it_sleeps_on_and_wakes_when_there_is_room() -> None:
@@ -195,4 +195,4 @@ async def test_on_a_full_disk_it_sleeps_on_and_wakes_when_there_is_room() -> Non
         store.full = False
         await asyncio.sleep(60)
         assert is_complete(await Nested.at("n").read())
-        assert await stage.host.quarantined() == []
+        assert stage.host.quarantine.list() == []

@@ -115,7 +115,7 @@ async def test_changed_code_that_waits_goes_on_on_its_version(tmp_path: Path, cr
         }
         await app.deploy(WAITING % {"name": "four"}, crash=True)
         assert (await app.at("Order", "a").read())[1] == "ended by one"
-        assert await app.stage.host.quarantined() == []
+        assert app.stage.host.quarantine.list() == []
 
 
 @pytest.mark.parametrize("crash", [False, True])
@@ -219,7 +219,7 @@ async def test_data_is_of_the_classes_of_now(tmp_path: Path, crash: bool) -> Non
             crash=crash,
         )
         assert await app.at("Order", "a").add("z") == 3
-        assert await app.stage.host.quarantined() == []
+        assert app.stage.host.quarantine.list() == []
 
 
 async def test_an_upgrade_that_raises_sets_the_object_aside_as_it_was(tmp_path: Path) -> None:
@@ -253,17 +253,17 @@ class Room(Object):
         assert await app.at("Room", "well").add() == 1002
         with pytest.raises(perdure.errors.ObjectQuarantined, match="cannot be brought over"):
             await app.at("Room", "bad").add()
-        [facts] = await app.stage.host.quarantined()
+        [facts] = app.stage.host.quarantine.list()
         assert (facts["cause"], facts["object"]) == ("upgrade", "Room/bad")
         assert one in facts["reason"]
         await app.deploy(source % good)
-        await app.stage.host.retry("Room/bad")
+        app.stage.host.quarantine.retry("Room", "bad")
         assert await app.at("Room", "bad").add() == 102
         assert await app.at("Room", "well").add() == 1103
         assert await app.at("Room", "log").add() == 3
         await app.deploy(source % good, crash=True)
         assert await app.at("Room", "bad").add() == 103
-        assert await app.stage.host.quarantined() == []
+        assert app.stage.host.quarantine.list() == []
 
 
 async def test_steps_and_helpers_of_code_that_stays(tmp_path: Path) -> None:
@@ -303,7 +303,7 @@ class Order(Object):
         await app.deploy(two + "\n#", crash=True)
         await asyncio.sleep(6)
         assert await app.at("Order", "a").read() == ["one a", "one b"]
-        assert await app.stage.host.quarantined() == []
+        assert app.stage.host.quarantine.list() == []
 
 
 async def test_what_cannot_be_kept_stays_whole_on_its_version_until_it_ends(
@@ -334,7 +334,7 @@ class Order(Object):
         assert await app.at("Order", "a").who() == "two"
         kinds = [line["kind"] for line in await app.history("Order/a")]
         assert kinds == ["call", "call", "timer", "upgrade", "call"]
-        assert await app.stage.host.quarantined() == []
+        assert app.stage.host.quarantine.list() == []
 
 
 async def test_who_is_on_which_version_and_why(tmp_path: Path) -> None:
@@ -424,7 +424,7 @@ async def test_a_version_that_cannot_be_imported_is_named(tmp_path: Path) -> Non
         )
         with pytest.raises(perdure.errors.ObjectQuarantined, match=r"version .* in its module app"):
             await app.at("Order", "crashes").read()
-        [facts] = [f for f in await app.stage.host.quarantined() if "crashes" in f["object"]]
+        [facts] = [f for f in app.stage.host.quarantine.list() if "crashes" in f["object"]]
         assert one in facts["reason"]
         assert "app_needs" in facts["reason"]
         assert await app.at("Order", "rests").read() == []

@@ -190,7 +190,7 @@ async def test_an_accident_is_nobody_elses(tmp_path: Path, accident: str, how: s
                 assert await a.read() == 3
         with pytest.raises(ObjectQuarantined, match="three times"):
             await a.read()
-        await node.host.retry("Game/a")
+        node.host.quarantine.retry("Game", "a")
         assert await a.play() == 4
         assert await b.process() == process
 
@@ -209,7 +209,7 @@ async def test_a_message_that_ended_a_process_is_tried_again(tmp_path: Path) -> 
                     if await a.told():
                         break
                 except ObjectQuarantined:
-                    await node.host.retry("Game/a")
+                    node.host.quarantine.retry("Game", "a")
                 await asyncio.sleep(0.01)
         assert await a.told() == ["survived"]
         assert await a.read() == 1
@@ -222,7 +222,7 @@ async def test_an_event_that_ends_processes_can_be_skipped(tmp_path: Path) -> No
         await a.play()
         await Sender.at("s").poke("a", str(switch))
         await until(lambda: node.host.quarantine.objects)
-        await node.host.skip("Game/a")
+        node.host.quarantine.skip("Game", "a")
         await until(lambda: not node.host.log.outbox)
         assert await a.play() == 2
         assert await a.told() == []
