@@ -131,7 +131,7 @@ async def _grown_at_start(directory: str) -> int:
     node = await inside.start_node(directory)
     gc.collect()
     grown = inside.resident_bytes() - before
-    assert not node.host.asleep
+    assert not node.host.sleepers.times
     assert not node.host.live()
     await node.drain()
     return grown
@@ -147,7 +147,7 @@ async def _wake_up(directory: str, objects: int) -> dict[str, float]:
     # Time to start in.
     node = await inside.start_node(directory, Ahead(until_ns, 3 + objects // 20_000))
     host = node.host
-    assert (len(host.asleep), host.turns) == (objects, 0)
+    assert (len(host.sleepers.times), host.turns) == (objects, 0)
     while not host.turns:
         await asyncio.sleep(0.001)
     watch, early = inside.Watch(), host.turns

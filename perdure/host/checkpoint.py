@@ -315,8 +315,8 @@ class Checkpointer:
             activation.snapshot_seq = max(activation.snapshot_seq, newest)
             if activation.taken is not None and newest_seq(activation.taken) <= newest:
                 activation.taken = None
-        if activation is None and row.oid in host.asleep:
-            host.sleeps_in_store(row.oid)
+        else:
+            host.sleepers.written(row.oid)
 
     def _forgotten(self, rows: list[ObjectRow]) -> list[tuple[int, int]]:
         """With no history wanted, what lies at or before the base that a row brings."""

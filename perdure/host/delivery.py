@@ -174,7 +174,7 @@ class Delivery:
             if address is None:
                 # Its first turn was taken back: there is no such object. Or there never was one,
                 # and whoever sent a message to its number hears so.
-                host.asleep.pop(oid, None)
+                host.sleepers.remove(oid)
                 self._no_such_object(event)
                 return
             kind, key = parse_address(address)

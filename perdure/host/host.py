@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from typing import NamedTuple, Protocol
 
 import structlog
@@ -26,12 +26,12 @@ from perdure.errors import (
     UnknownKind,
 )
 from perdure.host.activation import Activation, State
-from perdure.host.alarms import FOREVER_NS, HORIZON_NS, Alarms
+from perdure.host.alarms import Alarms
 from perdure.host.apart import Apart
 from perdure.host.asking import Surroundings
 from perdure.host.blobs import Blobs
 from perdure.host.checkpoint import Checkpointer
-from perdure.host.delivery import RETRY_S, Delivery
+from perdure.host.delivery import Delivery
 from perdure.host.effects import Effects
 from perdure.host.incoming import Answer, IncomingCall, Watched, answer_of
 from perdure.host.indexing import Index
@@ -42,6 +42,7 @@ from perdure.host.open_promises import OpenPromises
 from perdure.host.quarantine import Deaths, Quarantine
 from perdure.host.register import Register
 from perdure.host.residency import Residency
+from perdure.host.sleepers import Sleepers
 from perdure.host.timetables import Timetables
 from perdure.host.upgrades import Versions
 from perdure.journal.entry import Answered, Ended
@@ -54,9 +55,6 @@ from perdure.store.base import Layout, Store, Stored
 from perdure.suspend.editions import Live
 
 logger = structlog.get_logger("perdure")
-
-SCAN_OBJECTS = 100_000
-"""So many sleeping objects are asked for at a time when the store is looked through."""
 
 
 class Slot(Protocol):
@@ -116,8 +114,6 @@ class Host:
         Without `keeps_house` objects stay in memory and the log is not shortened until they are
         told to, and nothing wakes up to look around: the host acts on events alone."""
         self.keeps_house = keeps_house
-        self.horizon_ns = HORIZON_NS if keeps_house else FOREVER_NS
-        """How far ahead times of sleeping objects are held in memory."""
         self.before_turn: Callable[[Activation], None] | None = None
         """Called before each turn of an object that has had one: tests rebuild it there."""
         self.nursery = nursery
@@ -134,7 +130,8 @@ class Host:
         self.versions = Versions(store, live if live is not None else Live(version, self.kinds))
         self.surroundings.versions = self.versions
         self.log: PartitionLog
-        self.alarms = Alarms(self.clock, self._ring)
+        self.sleepers = Sleepers(self)
+        self.alarms = Alarms(self.clock, self.sleepers.ring)
         self.delivery = Delivery(self)
         self.blobs = Blobs(self)
         self.surroundings.blob = self.blobs.read
@@ -155,8 +152,6 @@ class Host:
         """Who else wants the items of a call that streams."""
         self.stash: dict[int, Stored] = {}
         """Snapshots of hibernated objects that the next checkpoint writes."""
-        self.asleep: dict[int, int] = {}
-        """Objects not in memory that have to be woken before long: when."""
         self.draining = False
         self.boot = ""
         """Begins the second half of each call id made by this process: not to be guessed."""
@@ -169,7 +164,6 @@ class Host:
         self._on_lost = on_lost
         self._table: dict[str, dict[str, Activation]] = {name: {} for name in kinds}
         self._by_oid: dict[int, Activation] = {}
-        self._scan: asyncio.Task[None] | None = None
         self._kept: set[asyncio.Task[None]] = set()
 
     # --- start and stop
@@ -189,13 +183,11 @@ class Host:
             self.register.recover(oid, entry)
         await self.blobs.start()
         await self.quarantine.start()
-        await self._scan_due(skip=wake.keys())
-        for oid, wake_at in wake.items():
-            self._sleeps(oid, wake_at)
+        await self.sleepers.recover(wake)
         if self.keeps_house:
             self.residency.start()
             self.checkpointer.start()
-            self._scan = asyncio.get_running_loop().create_task(self._keep_scanning())
+            self.sleepers.start()
         self.delivery.all_messages()
         self.timetables.start()
         self.lines.start(connected)
@@ -206,8 +198,7 @@ class Host:
         """Take nothing new, let what runs come to disk, and snapshot everything."""
         self.draining = True
         self.alarms.close()
-        if self._scan is not None:
-            self._scan.cancel()
+        self.sleepers.close()
         self.residency.close()
         self.lines.close()
         await self.effects.close()
@@ -261,7 +252,7 @@ class Host:
     def activated(self, activation: Activation) -> None:
         """A load has come to its end."""
         self.replayed += activation.replayed
-        self.asleep.pop(activation.machine.oid, None)
+        self.sleepers.remove(activation.machine.oid)
         self.residency.add(activation)
         if activation.connected:
             self.lines.loaded(activation)
@@ -286,19 +277,7 @@ class Host:
         """An activation has hibernated or was evicted: remember when to wake it."""
         self._take_out(activation)
         self.register.left(activation)
-        self._sleeps(activation.machine.oid, activation.wake_at)
-
-    def _sleeps(self, oid: int, wake_at: int) -> None:
-        if wake_at:
-            self.asleep[oid] = wake_at
-            self.alarms.set(oid, wake_at)
-        else:
-            self.asleep.pop(oid, None)
-
-    def sleeps_in_store(self, oid: int) -> None:
-        """A sleeping object's row is written: far ahead of its time it needs no memory here."""
-        if self.asleep[oid] > self.clock.now_ns() + self.horizon_ns:
-            del self.asleep[oid]
+        self.sleepers.add(activation.machine.oid, activation.wake_at)
 
     def keep(self, work: Coroutine[None, None, None]) -> None:
         """Run something with the store that nobody waits for; a drain does."""
@@ -334,6 +313,10 @@ class Host:
         """All activations."""
         return list(self._by_oid.values())
 
+    def live_oids(self) -> Set[int]:
+        """The numbers of the objects that are in memory."""
+        return self._by_oid.keys()
+
     @property
     def live_count(self) -> int:
         return len(self._by_oid)
@@ -359,40 +342,6 @@ class Host:
             return stored.row.kind, stored.row.key
         address = self.log.first_address(oid)
         return parse_address(address) if address is not None else None
-
-    # --- timers
-
-    def _ring(self, oid: int, when: int) -> None:
-        if self.draining:
-            return
-        if self.log.refusing:
-            # The disk is full: what fires now would be taken back at once, and ring again at once.
-            asyncio.get_running_loop().call_later(RETRY_S, self._ring, oid, when)
-            return
-        activation = self._by_oid.get(oid)
-        if activation is None:
-            if self.asleep.get(oid) == when:
-                self.delivery.wake(oid)
-        else:
-            activation.ring(when)
-
-    async def _keep_scanning(self) -> None:
-        while True:
-            await asyncio.sleep(HORIZON_NS / 2e9)
-            try:
-                await self._scan_due(skip=self._by_oid.keys() | self.log.dirty())
-            except OperatorError as error:
-                logger.warning("looking for due timers failed; it is tried again", error=str(error))
-
-    async def _scan_due(self, skip: object) -> None:
-        before = self.clock.now_ns() + self.horizon_ns
-        limit = SCAN_OBJECTS
-        while len(rows := await self.store.due([self.log.part], before, limit)) == limit:
-            # The rows of those that have woken since are the first ones until a checkpoint.
-            limit *= 2
-        for row in rows:
-            if row.oid not in skip and row.kind in self.kinds:  # type: ignore[operator]
-                self._sleeps(row.oid, row.wake_at)
 
     # --- answers
 
@@ -500,10 +449,7 @@ class Host:
             self.open_promises.take_back(oid, last_seq)
             self.index.take_back(oid, last_seq)
             self.register.take_back(oid, last_seq)
-            if last is not None:
-                self._sleeps(oid, last.wake_at)
-            else:
-                self._sleeps(oid, 1)
+            self.sleepers.add(oid, last.wake_at if last is not None else 1)
         self.delivery.all_messages()
 
     def _lost(self, error: OperatorError) -> None:

@@ -137,7 +137,7 @@ async def plant(
             await host.store.put_blob(host.log.part, host.log.epoch, oid, name, body)
         await host.checkpointer.put(slice_)
         host.stash.pop(oid, None)
-        host.asleep.pop(oid, None)
+        host.sleepers.remove(oid)
         host.quarantine.release(oid)
     if live:
         await release(host, address)

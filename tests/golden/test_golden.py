@@ -188,7 +188,7 @@ def test_what_waited_goes_on_when_its_time_has_come(
     async def main() -> None:
         stage = make.DataStage(data_directory(tmp_path, *changes), ahead_s=7200)
         await stage.start()
-        await eventually(lambda: not stage.host.asleep)
+        await eventually(lambda: not stage.host.sleepers.times)
         assert (await Account.at("sleeper").read())["notes"] == ["awake"]
         assert (await Account.at("ada").read())["notes"][-1] == "reminded"
         await Gate.at("one").go("f", 0)

@@ -72,7 +72,7 @@ class Stage:
         tasks = [
             task
             for task in (
-                host._scan,
+                host.sleepers._looking,
                 host.checkpointer._task,
                 *host.effects.abandon(),
                 *host._kept,

@@ -20,8 +20,7 @@ import pytest
 
 import perdure
 from perdure import Object, query
-from perdure.host import checkpoint, snapshots
-from perdure.host import host as host_module
+from perdure.host import checkpoint, sleepers, snapshots
 from perdure.host.machine import Machine
 from perdure.host.snapshots import TURNS_BEHIND_BASE
 from perdure.journal.identity import oid_of
@@ -250,7 +249,7 @@ async def test_what_cannot_be_kept_is_named_and_the_object_comes_back_by_replay(
 async def test_however_many_are_due_at_once_all_are_woken_then(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(host_module, "SCAN_OBJECTS", 4)
+    monkeypatch.setattr(sleepers, "SCAN_OBJECTS", 4)
     async with Stage(Keeper) as stage:
         for n in range(30):
             await perdure.send(Keeper.at(f"k{n}").with_finally)

@@ -525,7 +525,7 @@ class Simulation(Stage):
             row.wake_at and host.find(row.oid) is None and row.oid not in host.log.dirty()
             for row in rows
         )
-        return stored or any(host.asleep.values())
+        return stored or any(host.sleepers.times.values())
 
     def _open(self) -> list[Deed]:
         return [deed for deed in self.deeds if deed.told == "open"]
