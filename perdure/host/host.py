@@ -113,28 +113,33 @@ class Host:
 
         Without `keeps_house` objects stay in memory and the log is not shortened until they are
         told to, and nothing wakes up to look around: the host acts on events alone."""
-        self.keeps_house = keeps_house
-        self.before_turn: Callable[[Activation], None] | None = None
-        """Called before each turn of an object that has had one: tests rebuild it there."""
-        self.nursery = nursery
+        # What it is given.
         self.kinds = Kinds(kinds)
         self.settings = settings
         self.store = store
         self.layout = layout
         self.version = version
         self.clock: Clock = clock if clock is not None else RealClock()
+        self.now_ns = self.clock.now_ns
         self.slot = slot
+        self.nursery = nursery
+        self.keeps_house = keeps_house
+        self._on_lost = on_lost
+        self.before_turn: Callable[[Activation], None] | None = None
+        """Called before each turn of an object that has had one: tests rebuild it there."""
+
+        # What it is made of. The log comes with `start`.
+        self.log: PartitionLog
         self.surroundings = Surroundings(
             layout.secret, asyncio.get_running_loop(), debug=settings.debug
         )
         self.versions = Versions(store, live if live is not None else Live(version, self.kinds))
         self.surroundings.versions = self.versions
-        self.log: PartitionLog
+        self.blobs = Blobs(self)
+        self.surroundings.blob = self.blobs.read
         self.sleepers = Sleepers(self)
         self.alarms = Alarms(self.clock, self.sleepers.ring)
         self.delivery = Delivery(self)
-        self.blobs = Blobs(self)
-        self.surroundings.blob = self.blobs.read
         self.effects = Effects(self)
         self.lines = Lines(self)
         self.quarantine = Quarantine(self, deaths)
@@ -144,27 +149,30 @@ class Host:
         self.register = Register(self)
         self.residency = Residency(self)
         self.checkpointer = Checkpointer(self)
+
+        # What is in memory.
+        self._table: dict[str, dict[str, Activation]] = {name: {} for name in kinds}
+        self._by_oid: dict[int, Activation] = {}
+        self.stash: dict[int, Stored] = {}
+        """Snapshots of hibernated objects that the next checkpoint writes."""
         self.waiting: dict[str, IncomingCall] = {}
         """Calls from outside that are on their way, by id."""
         self.watchers: dict[str, list[Callable[[Answer], None]]] = {}
         """Who else wants the answer of a call."""
         self.listeners: dict[str, list[Callable[[int, bytes], None]]] = {}
         """Who else wants the items of a call that streams."""
-        self.stash: dict[int, Stored] = {}
-        """Snapshots of hibernated objects that the next checkpoint writes."""
+        self._kept: set[asyncio.Task[None]] = set()
+        """Work with the store that a drain waits for."""
+
+        # Where it stands.
         self.draining = False
         self.boot = ""
         """Begins the second half of each call id made by this process: not to be guessed."""
         self.calls = 0
         """Calls that were given an id."""
-        self.now_ns = self.clock.now_ns
         self.turns = 0
         self.queries = 0
         self.replayed = 0
-        self._on_lost = on_lost
-        self._table: dict[str, dict[str, Activation]] = {name: {} for name in kinds}
-        self._by_oid: dict[int, Activation] = {}
-        self._kept: set[asyncio.Task[None]] = set()
 
     # --- start and stop
 
