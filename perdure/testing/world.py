@@ -37,9 +37,9 @@ from perdure.node import Node
 from perdure.object import Object
 from perdure.settings import Settings
 from perdure.sight import look
-from perdure.sight.waits import tell_waits
 from perdure.store.memory import MemoryStore
 from perdure.suspend import editions, heap
+from perdure.testing import report
 from perdure.testing.arguments import (
     address_of,
     app_of,
@@ -525,33 +525,10 @@ class World:
                 self._main.cancel()
 
     def _stuck(self, why: str) -> None:
-        self._fail(
-            AssertionError(
-                f"the test waits for something that never comes: {why}.\n{self._waits()}"
-            )
-        )
-
-    def _waits(self) -> str:
-        lines = []
-        host = self._started().host_now()
-        for activation in host.live() if host is not None else ():
-            for wait in tell_waits(activation.machine):
-                frame = wait["stack"][0] if wait["stack"] else None
-                where = f" ({frame['file']}:{frame['line']})" if frame is not None else ""
-                lines.append(
-                    f"  {activation.address}: {wait['handler'] or wait['task']} waits for "
-                    f"{wait['waiting_on']}{where}"
-                )
-        return "\n".join(lines) or "  No object waits for anything."
+        self._fail(report.stuck(why, self._started().host_now()))
 
     def _diverged(self, activation: Activation, error: PerdureError) -> None:
-        self._fail(
-            AssertionError(
-                f"{error}\n\n{activation.address} was rebuilt from its journal before a turn, and "
-                "did not come out the same: what it does depends on something outside of it, such "
-                "as a global variable, the order of a set of objects, or real I/O."
-            )
-        )
+        self._fail(report.diverged(activation, error))
 
     def _address_of(self, step_id: str) -> str:
         host = self._started().host_now()
