@@ -27,6 +27,8 @@ def figures(rounds: int, quick: bool) -> Iterator[Figure]:
     """The longest wait of a call."""
     servers.check_proc()
     objects = 1_000 if quick else 10_000
+    # Under nohup the server would take no SIGHUP for a reload, as it inherits that.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     found = [measure(objects) for _ in range(rounds)]
     longest = median(one["longest_ms"] for one in found)
     usual = median(one["usual_ms"] for one in found)

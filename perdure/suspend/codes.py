@@ -104,6 +104,8 @@ class _Module:
             found = self.codes.get(key)
         if not found:
             return None
+        if len(found) == 1:
+            return found[0]
         # Two lambdas of one function that do the same: either will do, the nearer one is nicer.
         return min(found, key=lambda code: abs(code.co_firstlineno - line))
 

@@ -11,7 +11,11 @@ import pickle
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from perdure.suspend import editions
+# With the first import of anything that dumps or loads, the numbers are known.
+from perdure.suspend import (
+    editions,
+    numbered,  # noqa: F401
+)
 from perdure.suspend.editions import Edition
 
 
