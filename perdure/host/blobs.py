@@ -40,6 +40,10 @@ class BlobElsewhere(PerdureError):
         self.name = name
 
 
+class Fenced(Exception):
+    """Another process has the partition: nothing is written here any more, and the host knows."""
+
+
 class Blobs:
     """The blobs of this node's partition."""
 
@@ -65,17 +69,22 @@ class Blobs:
             await store.drop_blobs(log.part, log.epoch, orphans)
 
     async def put(self, oid: int, name: str, body: bytes) -> None:
-        """Returns when it is on disk; for that it waits as long as the disk is full."""
+        """Returns when it is on disk; for that it waits as long as the disk is full.
+
+        Raises Fenced, and tells the host: as a commit that finds the fence, it is not tried again.
+        """
         store, log = self._host.store, self._host.log
         sealed = codec.write_blob(body)
         while True:
             try:
-                if not await store.put_blob(log.part, log.epoch, oid, name, sealed):
-                    raise log.fenced()
+                accepted = await store.put_blob(log.part, log.epoch, oid, name, sealed)
             except OperatorError as error:
                 logger.warning("a large value is not written yet; trying again", why=str(error))
                 await asyncio.sleep(_RETRY_S)
                 continue
+            if not accepted:
+                self._host.lost(log.fenced())
+                raise Fenced
             self._held.setdefault(oid, {})[name] = body
             return
 

@@ -21,7 +21,7 @@ from perdure import attempt as within
 from perdure.errors import AuthorError, OutcomeUnknown, PerdureError
 from perdure.failure import failure_of
 from perdure.host.attempts import Threads, perform, stream
-from perdure.host.blobs import BLOB_FROM
+from perdure.host.blobs import BLOB_FROM, Fenced
 from perdure.host.failures import pickled_failure
 from perdure.host.records import Waited
 from perdure.host.stepping import Blob, Stream, awaited
@@ -299,6 +299,10 @@ class Effects:
                 self._end(attempt)
                 return
             done = _failed(asked, asyncio.CancelledError("the step was cancelled from inside"))
+        except Fenced:
+            # No event: the step has not failed. The next owner starts it again, by its step id.
+            self._end(attempt)
+            return
         except KeyboardInterrupt:
             raise
         except BaseException as error:

@@ -180,7 +180,7 @@ class Host:
         """Become the owner and take up what the last one left."""
         claim = (await self.store.claim([0]))[0]
         self.boot = f"{claim.epoch:x}." + self.clock.random_bytes(9).hex()
-        self.log = PartitionLog(self.store, claim, self.clock, self._broken, self._lost)
+        self.log = PartitionLog(self.store, claim, self.clock, self._broken, self.lost)
         wake: dict[int, int] = {}
         connected: dict[int, int] = {}
         for oid, entry in self.log.recover(await self.store.tail(0, claim.checkpoint)):
@@ -460,7 +460,7 @@ class Host:
             self.sleepers.add(oid, last.wake_at if last is not None else 1)
         self.delivery.all_messages()
 
-    def _lost(self, error: OperatorError) -> None:
+    def lost(self, error: OperatorError) -> None:
         """The outcome of a commit is unknown, or the partition is somebody else's."""
         self.draining = True
         # Nothing can be answered any more that rests on a later commit.

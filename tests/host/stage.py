@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any, Self
 
 from perdure import Object, ref
+from perdure.errors import OperatorError
 from perdure.node import Node
 from perdure.settings import load_settings
 from perdure.store.base import Store
@@ -24,6 +25,8 @@ class Stage:
         self.objects = settings.pop("objects", ())
         self.settings = load_settings({"debug": True} | settings, {})
         self.store = store if store is not None else MemoryStore()
+        self.lost: list[OperatorError] = []
+        """What a node was told when its store was lost."""
         loop = asyncio.get_running_loop()
         self.clock = VirtualClock(loop)
         self.node: Node
@@ -52,6 +55,7 @@ class Stage:
             self.settings,
             clock=self.clock,
             store=self.store,
+            on_lost=self.lost.append,
             objects=self.objects,
         )
         await self.node.start()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from perdure import Object, query, ref, send, step, step_items
+from perdure.errors import OutcomeUnknown, StoreUnavailable
 from perdure.host.blobs import BLOB_FROM
 from perdure.journal.identity import oid_of
 from perdure.store.memory import MemoryStore
@@ -33,6 +34,12 @@ async def download(n: int) -> bytes:
 
 
 @step
+async def download_slowly(n: int) -> bytes:
+    await asyncio.sleep(1)
+    return bytes([n]) * SIZE
+
+
+@step
 async def pages(count: int) -> AsyncIterator[bytes]:
     given = step_items()
     ran.append([len(item) for item in given])
@@ -49,6 +56,9 @@ class Archive(Object):
         body = await download(n)
         self.sums.append(sum(body))
         return len(body)
+
+    async def add_later(self, n: int) -> None:
+        self.sums.append(sum(await download_slowly(n)))
 
     async def slowly(self, n: int) -> None:
         body = await download(n)
@@ -185,6 +195,25 @@ async def test_with_history_they_stay() -> None:
         await stage.restart()
         assert len(blobs_of(stage)) == 1
         assert not stage.host.log.blobs
+
+
+@pytest.mark.parametrize("handler", ["add_later", "read_pages"])
+async def test_a_process_that_was_deposed_tells_so_and_puts_no_more(
+    store: FaultyStore, handler: str
+) -> None:
+    async with Stage(Archive, store=store) as stage:
+        call = asyncio.create_task(getattr(Archive.at("1"), handler)(2))
+        await asyncio.sleep(0.5)
+        appended = stage.host.log.appended_lsn
+        await store.inner.claim([stage.host.log.part])
+        with pytest.raises(OutcomeUnknown):
+            await asyncio.wait_for(call, 10)
+        await asyncio.sleep(60)
+        assert [type(error) for error in stage.lost] == [StoreUnavailable]
+        assert store.operations.count("put_blob") == 1
+        # The step has not failed: nothing was made of it that the next owner would not know.
+        assert stage.host.log.appended_lsn == appended
+        assert stage.host.draining
 
 
 async def scenario(store: FaultyStore) -> list[int]:
