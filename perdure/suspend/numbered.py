@@ -63,4 +63,5 @@ NAMES = (
 """By number, from `_FIRST` on: add at the end."""
 
 for _number, _name in enumerate(NAMES, _FIRST):
-    copyreg.add_extension(*_name.split(":"), _number)
+    _module, _, _attribute = _name.partition(":")
+    copyreg.add_extension(_module, _attribute, _number)
