@@ -164,14 +164,17 @@ class Node:
             raise UnknownKind(f"no class {name!r} is served here")
         return kind.cls
 
-    async def drain(self) -> None:
-        """Take nothing new, finish what runs, snapshot, and let the store go."""
+    async def drain(self, *, hands_over: bool = False) -> None:
+        """Take nothing new, finish what runs, snapshot, and let the store go.
+
+        With `hands_over` another process waits for the store, and this one ends at once.
+        """
         if not self.ready:
             return
         self.ready = False
         ref.close_outside(self)
         await self.host.drain()
-        await self.store.close()
+        await (self.store.hand_over() if hands_over else self.store.close())
 
     # --- how code of this process that is outside of objects reaches them (perdure.ref.Outside)
 

@@ -254,7 +254,7 @@ class _Worker:
         await front.drain(min(drain_s, _DEV_DRAIN_S) if self._orders.dev else drain_s)
         for task in (sampling, *preparing):
             task.cancel()
-        await node.drain()
+        await node.drain(hands_over=bool(preparing))
         if preparing:
             await pass_sockets(front, self._link.pass_on)
         self._link.say(Released())

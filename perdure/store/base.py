@@ -485,6 +485,11 @@ class Store(Protocol):
         """Wait for what is in flight and let the place go. A second time does nothing."""
         ...
 
+    async def hand_over(self) -> None:
+        """As `close`, by a process that ends at once, to one that waits for the place: what only
+        tidies up is left to that."""
+        ...
+
     def stats(self) -> StoreStats:
         """Figures since the store was opened."""
         ...

@@ -417,6 +417,9 @@ class MemoryStore:
     async def close(self) -> None:
         """Nothing is held."""
 
+    async def hand_over(self) -> None:
+        """Nothing is held."""
+
     def stats(self) -> StoreStats:
         """Figures since the store was made."""
         return StoreStats(self._commits, self._committed_bytes, 0.0, True)

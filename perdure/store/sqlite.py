@@ -127,12 +127,23 @@ class SqliteStore(Reads, Upkeep):
 
     async def close(self) -> None:
         """Finish what was asked for, then close the file and let the directory go."""
+        if await self._end_work():
+            self.close_files()
+
+    async def hand_over(self) -> None:
+        """Let the directory go, and leave the files to the end of the process: with the last
+        connection SQLite would move the rest of the write-ahead log, and sync three times."""
+        if await self._end_work():
+            self._place.release()
+
+    async def _end_work(self) -> bool:
+        """Finish what was asked for; False if somebody else did."""
         if not self._is_open:
-            return
+            return False
         self._is_open = False
         await self._background.close()
         await self._lane.close()
-        self.close_files()
+        return True
 
     def close_files(self) -> None:
         """Close what `open_files` has opened, as far as it came."""

@@ -277,6 +277,11 @@ class FaultyStore:
         if not self.crashed:
             await self._waited("close", self.inner.close())
 
+    async def hand_over(self) -> None:
+        """See `Store`; after a crash there is nothing to hand over."""
+        if not self.crashed:
+            await self._waited("hand_over", self.inner.hand_over())
+
     def stats(self) -> StoreStats:
         """See `Store`."""
         return self.inner.stats()
