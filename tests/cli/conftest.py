@@ -30,7 +30,7 @@ class Running:
             self.process = subprocess.Popen(
                 [*PERDURE, *arguments],
                 cwd=folder,
-                env=_environment(),
+                env=environment(),
                 stdout=log,
                 stderr=log,
                 stdin=subprocess.DEVNULL,
@@ -115,7 +115,7 @@ class Shell:
         return subprocess.run(
             [*PERDURE, *arguments],
             cwd=self.folder,
-            env=_environment(),
+            env=environment(),
             input=stdin,
             capture_output=True,
             text=True,
@@ -129,7 +129,7 @@ class Shell:
         return json.loads(done.stdout)
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     given = {name: value for name, value in os.environ.items() if "PERDURE_" not in name}
     return given | {"PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "random"}
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.cli.conftest import PERDURE, _environment
+from tests.cli.conftest import PERDURE, environment
 
 pytestmark = [pytest.mark.slow]
 
@@ -162,7 +162,7 @@ class Terminal:
     def __init__(self, command: list[str], folder: Path) -> None:
         self.ours, theirs = pty.openpty()
         self.process = subprocess.Popen(
-            command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=_environment()
+            command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment()
         )
         os.close(theirs)
         self.text = ""

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.cli.conftest import PERDURE, Shell, _environment
+from tests.cli.conftest import PERDURE, Shell, environment
 
 pytestmark = pytest.mark.crash
 
@@ -89,7 +89,7 @@ def test_tail_prints_what_is_sent_and_stays_over_a_killed_server(shell: Shell) -
     tail = subprocess.Popen(
         [*PERDURE, "tail", "Room/lobby", "name=tail", "--json", "--url", server.url],
         cwd=shell.folder,
-        env=_environment(),
+        env=environment(),
         stdout=subprocess.PIPE,
         text=True,
     )
