@@ -97,10 +97,8 @@ class _Twin:
         return repr(self._inner)
 
 
-class SyncClient(_Twin):
-    """A server and its objects. Made by `perdure.connect_sync`; a context manager."""
-
-    _inner: Client
+class _Closing(_Twin):
+    """A twin of something that is entered, and closed when it is left."""
 
     def __enter__(self) -> Self:
         self._loop.run(self._inner.__aenter__())
@@ -112,7 +110,13 @@ class SyncClient(_Twin):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close()  # Its own, or that of the async class.
+
+
+class SyncClient(_Closing):
+    """A server and its objects. Made by `perdure.connect_sync`; a context manager."""
+
+    _inner: Client
 
     def close(self) -> None:
         """Let the connections to the server go, and end the thread."""
@@ -121,22 +125,10 @@ class SyncClient(_Twin):
             self._loop.close()
 
 
-class SyncConnection(_Twin):
+class SyncConnection(_Closing):
     """A connection to an object; iterate over it for the messages."""
 
     _inner: Connection
-
-    def __enter__(self) -> Self:
-        self._loop.run(self._inner.__aenter__())
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._loop.run(self._inner.close())
 
     def __iter__(self) -> Iterator[Any]:
         return _walk(self._loop, self._inner)
