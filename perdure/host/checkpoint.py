@@ -33,7 +33,16 @@ from perdure.journal import codec
 from perdure.journal.entry import Call, Connected, Ended, Timetable
 from perdure.journal.identity import first_name
 from perdure.ref import parse_address
-from perdure.store.base import Blob, CallRow, Checkpoint, ObjectRow, Segment, Stored, Suspended
+from perdure.store.base import (
+    Blob,
+    CallRow,
+    Checkpoint,
+    ObjectRow,
+    Pruning,
+    Segment,
+    Stored,
+    Suspended,
+)
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -103,7 +112,7 @@ class Checkpointer:
         self._pruned_ns = host.clock.now_ns()
         before = cutoffs(host)
         if before:
-            await host.store.prune(host.log.part, host.log.epoch, before, apply=True)
+            await host.store.prune(Pruning(host.log.part, host.log.epoch, before, apply=True))
 
     async def run_down(self, passes: int = 6, small_bytes: int = 64 * 1024) -> None:
         """Checkpoints until little is left to write: what comes meanwhile is less each time."""

@@ -10,7 +10,7 @@ from perdure.errors import UnknownKind, UnknownObject
 from perdure.journal.identity import oid_of
 from perdure.ref import parse_address
 from perdure.settings import kept_ns
-from perdure.store.base import Pruned
+from perdure.store.base import Pruned, Pruning
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -41,7 +41,8 @@ async def prune(
     if apply:
         # The newest snapshots come first: what lies before them is what may go.
         await host.checkpointer.run()
-    pruned = await host.store.prune(host.log.part, host.log.epoch, before, apply=apply, over=over)
+    asked = Pruning(host.log.part, host.log.epoch, before, over or {}, apply)
+    pruned = await host.store.prune(asked)
     if pruned is None:
         raise host.log.fenced()
     return pruned

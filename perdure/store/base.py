@@ -108,6 +108,19 @@ class Segment(NamedTuple):
     """When the last of them was, in nanoseconds since 1970; 0: not known."""
 
 
+class Pruning(NamedTuple):
+    """Which history nobody wants to keep any longer, by class."""
+
+    part: int
+    epoch: int
+    before: Mapping[str, int] = {}
+    """What ended before that time, in nanoseconds since 1970."""
+    over: Mapping[str, int] = {}
+    """Of each object, what is left when its newest so many bytes are kept."""
+    apply: bool = False
+    """Else nothing is removed, and the answer says what would be."""
+
+
 class Pruned(NamedTuple):
     """History that is, or would be, removed since nobody wants to keep it any longer."""
 
@@ -451,21 +464,10 @@ class Store(Protocol):
         """Write the store anew, without free space. Commits wait meanwhile."""
         ...
 
-    async def prune(
-        self,
-        part: int,
-        epoch: int,
-        before: Mapping[str, int],
-        *,
-        apply: bool,
-        over: Mapping[str, int] | None = None,
-    ) -> Pruned | None:
-        """Remove history of classes whose last turn was before a time for each class; and, by
-        `over`, what is left of an object's history when its newest so many bytes are kept.
+    async def prune(self, asked: Pruning) -> Pruned | None:
+        """Remove history; None, and nothing removed, for a deposed owner.
 
-        Only what lies at or before an object's snapshot goes: it can still be rebuilt. With
-        `apply=False` nothing is removed, and the answer says what would be. None for a deposed
-        owner.
+        Only what lies at or before an object's snapshot goes: it can still be rebuilt.
         """
         ...
 

@@ -8,7 +8,7 @@ before are deposed by the next `claim`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -24,6 +24,7 @@ from perdure.store.base import (
     ObjectRow,
     PromiseRow,
     Pruned,
+    Pruning,
     Segment,
     Stored,
     StoreStats,
@@ -357,22 +358,14 @@ class MemoryStore:
     async def compact(self) -> None:
         """There is no free space."""
 
-    async def prune(
-        self,
-        part: int,
-        epoch: int,
-        before: Mapping[str, int],
-        *,
-        apply: bool,
-        over: Mapping[str, int] | None = None,
-    ) -> Pruned | None:
+    async def prune(self, asked: Pruning) -> Pruned | None:
         """Forget what is old."""
-        if not self._owns(part, epoch):
+        if not self._owns(asked.part, asked.epoch):
             return None
         objects = segments = size = 0
         for oid, (home, row) in self._rows.items():
-            until, most = before.get(row.kind, 0), (over or {}).get(row.kind)
-            if home != part or row.snapshot is None:
+            until, most = asked.before.get(row.kind, 0), asked.over.get(row.kind)
+            if home != asked.part or row.snapshot is None:
                 continue
             of_object = self._segments.get(oid, {})
             old: list[Segment] = []
@@ -385,9 +378,9 @@ class MemoryStore:
             objects += bool(old)
             segments += len(old)
             size += sum(len(one.body) for one in old)
-            for one in old if apply else ():
+            for one in old if asked.apply else ():
                 del of_object[one.first]
-            if apply and old:
+            if asked.apply and old:
                 last = max(one.last for one in old)
                 self._forget_waypoints(oid, 0, last + 1)
                 for place in [

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, NamedTuple, NoReturn, TypeVar
 
 from perdure.store import sqlite_sql as sql
-from perdure.store.base import Checkpoint, ObjectRow, Pruned
+from perdure.store.base import Checkpoint, ObjectRow, Pruned, Pruning
 from perdure.store.sqlite_objects import checkpoint
 from perdure.store.sqlite_past import DROP_OBJECT
 
@@ -67,16 +67,6 @@ class Erasure(NamedTuple):
     oid: int
     row: ObjectRow | None
     now: int
-
-
-class Pruning(NamedTuple):
-    """What `prune` was asked for."""
-
-    part: int
-    epoch: int
-    before: Mapping[str, int]
-    over: Mapping[str, int]
-    apply: bool
 
 
 def erase(
@@ -174,17 +164,9 @@ class Upkeep:
         except BaseException as error:
             self._undo(error)
 
-    async def prune(
-        self,
-        part: int,
-        epoch: int,
-        before: Mapping[str, int],
-        *,
-        apply: bool,
-        over: Mapping[str, int] | None = None,
-    ) -> Pruned | None:
+    async def prune(self, asked: Pruning) -> Pruned | None:
         """In one transaction."""
-        return await self._in_lane(self._prune, Pruning(part, epoch, before, over or {}, apply))
+        return await self._in_lane(self._prune, asked)
 
     def _prune(self, asked: Pruning) -> Pruned | None:
         try:

@@ -19,7 +19,7 @@ is gone. The next `open` is the next life.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -35,6 +35,7 @@ from perdure.store.base import (
     ObjectRow,
     PromiseRow,
     Pruned,
+    Pruning,
     Segment,
     Store,
     Stored,
@@ -248,18 +249,9 @@ class FaultyStore:
         """See `Store`."""
         await self._waited("compact", self.inner.compact())
 
-    async def prune(
-        self,
-        part: int,
-        epoch: int,
-        before: Mapping[str, int],
-        *,
-        apply: bool,
-        over: Mapping[str, int] | None = None,
-    ) -> Pruned | None:
+    async def prune(self, asked: Pruning) -> Pruned | None:
         """See `Store`."""
-        work = self.inner.prune(part, epoch, before, apply=apply, over=over)
-        return await self._waited("prune", work)
+        return await self._waited("prune", self.inner.prune(asked))
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
         """See `Store`."""
