@@ -23,6 +23,7 @@ from perdure.host import resolving
 from perdure.host.failures import encode_failure
 from perdure.journal.entry import JSON, Resolved
 from perdure.ref import format_address, parse_address
+from perdure.store.base import PromiseFilter
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -65,7 +66,10 @@ async def list_promises(host: Host, query: bytes, prefix: str) -> Reply:
     if given.get("object"):
         kind, key = parse_address(given["object"])
     rows = await host.open_promises.page(
-        host, kind, key, given.get("type") or None, _position(given.get("after")), limit
+        host,
+        PromiseFilter(kind, key, given.get("type") or None),
+        _position(given.get("after")),
+        limit,
     )
     found = [
         {

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from perdure.journal.entry import Entry, Promised, Settled
 from perdure.ref import parse_address
-from perdure.store.base import PromiseRow
+from perdure.store.base import PromiseFilter, PromiseRow
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -72,19 +72,17 @@ class OpenPromises:
     async def page(
         self,
         host: Host,
-        kind: str | None,
-        key: str | None,
-        type_: str | None,
+        wanted: PromiseFilter,
         after: tuple[int, str] | None,
         limit: int,
     ) -> list[PromiseRow]:
-        """Open promises in the order of (since, token) behind `after`, at most `limit`."""
+        """Open promises that fit, in the order of (since, token) behind `after`."""
         # What is told must not be taken back by a crash.
         lsn = host.log.appended_lsn
         found: list[PromiseRow] = []
         position = after
         while True:
-            rows = await host.store.promises(kind, key, type_, position, limit)
+            rows = await host.store.promises(wanted, position, limit)
             settled = self._settled()
             found += [row for row in rows if row.token not in settled]
             if len(rows) < limit or len(found) >= limit:
@@ -92,13 +90,8 @@ class OpenPromises:
             position = (rows[-1].since, rows[-1].token)
         known = {row.token for row in found}
         for row in self._opened():
-            fits = (
-                (kind is None or row.kind == kind)
-                and (key is None or row.key == key)
-                and (type_ is None or row.type == type_)
-                and (after is None or (row.since, row.token) > after)
-            )
-            if fits and row.token not in known:
+            behind = after is None or (row.since, row.token) > after
+            if wanted.fits(row) and behind and row.token not in known:
                 found.append(row)
         await host.log.durable(lsn)
         return sorted(found)[:limit]

@@ -218,7 +218,7 @@ class Register:
         lsn = host.log.appended_lsn
         found: dict[str, CallRow] = {}
         for row in (*self._running(wanted, after, limit), *self._noted()):
-            if _fits(row, wanted) and (after is None or (row.since, row.id) < after):
+            if wanted.fits(row) and (after is None or (row.since, row.id) < after):
                 found[row.mark] = row
         position = after
         while True:
@@ -350,14 +350,3 @@ def _completed(row: CallRow, known: CallRow | None, kind: str, key: str) -> Call
     if known is not None and not row.handler:
         row = row._replace(since=known.since, handler=known.handler, caller=known.caller)
     return row._replace(kind=kind, key=key)
-
-
-def _fits(row: CallRow, wanted: CallFilter) -> bool:
-    return (
-        (wanted.statuses is None or row.status in wanted.statuses)
-        and (wanted.kind is None or row.kind == wanted.kind)
-        and (wanted.oid is None or row.oid == wanted.oid)
-        and row.since >= wanted.since
-        and (not wanted.late or (not row.ended and 0 < row.deadline < wanted.late))
-        and (not wanted.unheard or (row.unheard and row.ended > 0))
-    )

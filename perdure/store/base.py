@@ -153,6 +153,22 @@ class PromiseRow(NamedTuple):
     """When it ends by itself; 0: never. As `since`, in nanoseconds since 1970."""
 
 
+class PromiseFilter(NamedTuple):
+    """Which promises are listed; None: all."""
+
+    kind: str | None = None
+    key: str | None = None
+    type: str | None = None
+
+    def fits(self, row: PromiseRow) -> bool:
+        """Whether a promise is listed."""
+        return (
+            (self.kind is None or row.kind == self.kind)
+            and (self.key is None or row.key == self.key)
+            and (self.type is None or row.type == self.type)
+        )
+
+
 class CallRow(NamedTuple):
     """A call that has not ended, or that failed, as of its object's last checkpoint."""
 
@@ -189,6 +205,17 @@ class CallFilter(NamedTuple):
     """Open, and with a deadline before that time."""
     unheard: bool = False
     """Ended without anybody being told."""
+
+    def fits(self, row: CallRow) -> bool:
+        """Whether a call is listed."""
+        return (
+            (self.statuses is None or row.status in self.statuses)
+            and (self.kind is None or row.kind == self.kind)
+            and (self.oid is None or row.oid == self.oid)
+            and row.since >= self.since
+            and (not self.late or (not row.ended and 0 < row.deadline < self.late))
+            and (not self.unheard or (row.unheard and row.ended > 0))
+        )
 
 
 class IndexedRow(NamedTuple):
@@ -398,14 +425,9 @@ class Store(Protocol):
         ...
 
     async def promises(
-        self,
-        kind: str | None,
-        key: str | None,
-        type_: str | None,
-        after: tuple[int, str] | None,
-        limit: int,
+        self, wanted: PromiseFilter, after: tuple[int, str] | None, limit: int
     ) -> list[PromiseRow]:
-        """Open promises in the order of (since, token) behind `after`: all, or those that fit."""
+        """Open promises that fit, in the order of (since, token) behind `after`."""
         ...
 
     async def calls(

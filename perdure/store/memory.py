@@ -22,6 +22,7 @@ from perdure.store.base import (
     IndexedRow,
     Layout,
     ObjectRow,
+    PromiseFilter,
     PromiseRow,
     Pruned,
     Pruning,
@@ -240,21 +241,13 @@ class MemoryStore:
         return sorted(found, key=lambda row: (row.kind, row.key))[:limit]
 
     async def promises(
-        self,
-        kind: str | None,
-        key: str | None,
-        type_: str | None,
-        after: tuple[int, str] | None,
-        limit: int,
+        self, wanted: PromiseFilter, after: tuple[int, str] | None, limit: int
     ) -> list[PromiseRow]:
         """By looking at every row."""
         found = [
             row
             for row in self._promises.values()
-            if (kind is None or row.kind == kind)
-            and (key is None or row.key == key)
-            and (type_ is None or row.type == type_)
-            and (after is None or (row.since, row.token) > after)
+            if wanted.fits(row) and (after is None or (row.since, row.token) > after)
         ]
         return sorted(found)[:limit]
 
@@ -279,13 +272,7 @@ class MemoryStore:
         found = [
             row
             for row in self._calls.values()
-            if (wanted.statuses is None or row.status in wanted.statuses)
-            and (wanted.kind is None or row.kind == wanted.kind)
-            and (wanted.oid is None or row.oid == wanted.oid)
-            and row.since >= wanted.since
-            and (not wanted.late or (not row.ended and 0 < row.deadline < wanted.late))
-            and (not wanted.unheard or (row.unheard and row.ended > 0))
-            and (after is None or (row.since, row.id) < after)
+            if wanted.fits(row) and (after is None or (row.since, row.id) < after)
         ]
         return sorted(found, key=lambda row: (row.since, row.id), reverse=True)[:limit]
 

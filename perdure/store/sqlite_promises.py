@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from perdure.store.base import PromiseRow
+from perdure.store.base import PromiseFilter, PromiseRow
 
 PUT_PROMISE = """
 INSERT OR REPLACE INTO promise (part, since, token, oid, kind, key, type, until)
@@ -14,14 +14,10 @@ DROP_PROMISE = "DELETE FROM promise WHERE token = ?"
 
 
 def listing(
-    kind: str | None,
-    key: str | None,
-    type_: str | None,
-    after: tuple[int, str] | None,
-    limit: int,
+    wanted: PromiseFilter, after: tuple[int, str] | None, limit: int
 ) -> tuple[str, Sequence[object]]:
     """The statement for a list of promises, and its values."""
-    filters = {"kind = ?": kind, "key = ?": key, "type = ?": type_}
+    filters = {"kind = ?": wanted.kind, "key = ?": wanted.key, "type = ?": wanted.type}
     given = {text: value for text, value in filters.items() if value is not None}
     statement = _listing(tuple(given), after is not None)
     return statement, (*given.values(), *(after or ()), limit)

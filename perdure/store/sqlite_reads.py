@@ -22,6 +22,7 @@ from perdure.store.base import (
     CallRow,
     Condition,
     ObjectRow,
+    PromiseFilter,
     PromiseRow,
     Segment,
     Stored,
@@ -131,15 +132,10 @@ class Reads:
         return [ObjectRow(*row) for row in self._read(statement, values)]
 
     async def promises(
-        self,
-        kind: str | None,
-        key: str | None,
-        type_: str | None,
-        after: tuple[int, str] | None,
-        limit: int,
+        self, wanted: PromiseFilter, after: tuple[int, str] | None, limit: int
     ) -> list[PromiseRow]:
         """From an index in the order of the list."""
-        statement, values = sqlite_promises.listing(kind, key, type_, after, limit)
+        statement, values = sqlite_promises.listing(wanted, after, limit)
         return [PromiseRow(*row) for row in self._read(statement, values)]
 
     async def calls(

@@ -33,6 +33,7 @@ from perdure.store.base import (
     Condition,
     Layout,
     ObjectRow,
+    PromiseFilter,
     PromiseRow,
     Pruned,
     Pruning,
@@ -192,16 +193,10 @@ class FaultyStore:
         return await self._waited("scan", self.inner.scan(kind, prefix, status, after, limit))
 
     async def promises(
-        self,
-        kind: str | None,
-        key: str | None,
-        type_: str | None,
-        after: tuple[int, str] | None,
-        limit: int,
+        self, wanted: PromiseFilter, after: tuple[int, str] | None, limit: int
     ) -> list[PromiseRow]:
         """See `Store`."""
-        found = self.inner.promises(kind, key, type_, after, limit)
-        return await self._waited("promises", found)
+        return await self._waited("promises", self.inner.promises(wanted, after, limit))
 
     async def calls(
         self, wanted: CallFilter, after: tuple[int, str] | None, limit: int

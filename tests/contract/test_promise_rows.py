@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from perdure.store.base import Checkpoint, PromiseRow
+from perdure.store.base import Checkpoint, PromiseFilter, PromiseRow
 from tests.contract.homes import Home, opened
 
 
@@ -20,8 +20,7 @@ async def test_rows_are_put_listed_in_pages_and_dropped(home: Home) -> None:
             return await store.checkpoint(Checkpoint(0, claim.epoch, **changes))
 
         async def listed(limit: int = 100, after: Any = None, **wanted: Any) -> list[PromiseRow]:
-            given = {"kind": None, "key": None, "type_": None} | wanted
-            return await store.promises(given["kind"], given["key"], given["type_"], after, limit)
+            return await store.promises(PromiseFilter(**wanted), after, limit)
 
         rows = [row(1), row(2, "b"), row(3, "b", "Approval", until=9), row(4)]
         assert await write(promises=list(reversed(rows)))
@@ -31,7 +30,7 @@ async def test_rows_are_put_listed_in_pages_and_dropped(home: Home) -> None:
         assert await listed(after=(2, "token-1")) == rows[1:]
         assert await listed(kind="Order", key="b") == rows[1:3]
         assert await listed(kind="Other") == []
-        assert await listed(type_="Approval") == [rows[2]]
+        assert await listed(type="Approval") == [rows[2]]
         assert await write(promises=[row(1, until=5)], settled=["token-3", "never there"])
         assert await listed() == [row(1, until=5), rows[1], rows[3]]
         # So many at once that they take more than one statement.
@@ -47,4 +46,4 @@ async def test_a_deposed_owner_writes_none(home: Home) -> None:
         (old,) = await store.claim([0])
         await store.claim([0])
         assert not await store.checkpoint(Checkpoint(0, old.epoch, promises=[row(1)]))
-        assert await store.promises(None, None, None, None, 10) == []
+        assert await store.promises(PromiseFilter(), None, 10) == []

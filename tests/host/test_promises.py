@@ -21,6 +21,7 @@ from perdure import (
     query,
     send,
 )
+from perdure.store.base import PromiseFilter
 from tests.host.stage import Stage, eventually
 
 
@@ -307,8 +308,7 @@ async def test_a_query_makes_none() -> None:
 
 
 async def listed(stage: Stage, **filters: Any) -> list[tuple[str, str]]:
-    given = {"kind": None, "key": None, "type_": None, "after": None, "limit": 100} | filters
-    rows = await stage.host.open_promises.page(stage.host, **given)
+    rows = await stage.host.open_promises.page(stage.host, PromiseFilter(**filters), None, 100)
     return [(f"{row.kind}/{row.key}", row.type) for row in rows]
 
 
@@ -323,7 +323,7 @@ async def test_open_promises_are_listed_wherever_their_object_is() -> None:
         await stage.hibernate()
         await stage.host.checkpointer.run()
         assert await listed(stage) == both
-        assert await listed(stage, type_="Approval") == [("Order/1", "Approval")]
+        assert await listed(stage, type="Approval") == [("Order/1", "Approval")]
         assert await listed(stage, kind="Order", key="2") == [("Order/2", "int")]
         await Promise.resolve(token, Approval(True))
         assert await listed(stage) == [both[0], both[2]]
@@ -348,7 +348,7 @@ async def test_the_list_comes_in_pages() -> None:
         found: list[str] = []
         after = None
         page = stage.host.open_promises.page
-        while rows := await page(stage.host, "Order", None, None, after, 3):
+        while rows := await page(stage.host, PromiseFilter("Order"), after, 3):
             found += [row.token for row in rows]
             after = (rows[-1].since, rows[-1].token)
         assert len(found) == len(set(found)) == 14
