@@ -68,7 +68,7 @@ class _Named:
 
 
 class FaultyStore:
-    """Passes everything on to `inner`, but for the faults that were ordered.
+    """Passes everything on to `inner`, but for the faults that were ordered; see `Store`.
 
     `on_crash` is called at a crash, so that a simulation can stop the node.
     """
@@ -134,51 +134,39 @@ class FaultyStore:
         return await self._waited("open", self.inner.open(node))
 
     async def claim(self, parts: Sequence[int]) -> list[Claim]:
-        """See `Store`."""
         return await self._waited("claim", self.inner.claim(parts))
 
     def commit(self, batches: Sequence[Batch]) -> asyncio.Future[frozenset[int]]:
-        """See `Store`."""
         return self._future("commit", lambda: self.inner.commit(batches))
 
     async def tail(self, part: int, after: int) -> list[tuple[int, bytes]]:
-        """See `Store`."""
         return await self._waited("tail", self.inner.tail(part, after))
 
     def load(self, part: int, oid: int) -> asyncio.Future[Stored | None]:
-        """See `Store`."""
         return self._future("load", lambda: self.inner.load(part, oid))
 
     def checkpoint(self, slice_: Checkpoint) -> asyncio.Future[bool]:
-        """See `Store`."""
         return self._future("checkpoint", lambda: self.inner.checkpoint(slice_))
 
     async def due(self, parts: Sequence[int], before: int, limit: int) -> list[ObjectRow]:
-        """See `Store`."""
         return await self._waited("due", self.inner.due(parts, before, limit))
 
     async def connected(self, part: int, after: int, limit: int) -> list[ObjectRow]:
-        """See `Store`."""
         return await self._waited("connected", self.inner.connected(part, after, limit))
 
     async def history(self, part: int, oid: int, after: int, limit: int) -> list[Segment]:
-        """See `Store`."""
         return await self._waited("history", self.inner.history(part, oid, after, limit))
 
     async def put_waypoints(self, waypoints: Sequence[Waypoint]) -> None:
-        """See `Store`."""
         await self._waited("put_waypoints", self.inner.put_waypoints(waypoints))
 
     async def waypoint(self, oid: int, upto: int, version: str) -> Waypoint | None:
-        """See `Store`."""
         return await self._waited("waypoint", self.inner.waypoint(oid, upto, version))
 
     async def waypoints(self, oid: int) -> list[tuple[int, int]]:
-        """See `Store`."""
         return await self._waited("waypoints", self.inner.waypoints(oid))
 
     async def drop_waypoints(self, oid: int, first: int, end: int) -> None:
-        """See `Store`."""
         await self._waited("drop_waypoints", self.inner.drop_waypoints(oid, first, end))
 
     async def scan(
@@ -189,78 +177,63 @@ class FaultyStore:
         after: tuple[str, str] | None,
         limit: int,
     ) -> list[ObjectRow]:
-        """See `Store`."""
         return await self._waited("scan", self.inner.scan(kind, prefix, status, after, limit))
 
     async def promises(
         self, wanted: PromiseFilter, after: tuple[int, str] | None, limit: int
     ) -> list[PromiseRow]:
-        """See `Store`."""
         return await self._waited("promises", self.inner.promises(wanted, after, limit))
 
     async def calls(
         self, wanted: CallFilter, after: tuple[int, str] | None, limit: int
     ) -> list[CallRow]:
-        """See `Store`."""
         return await self._waited("calls", self.inner.calls(wanted, after, limit))
 
     async def find(
         self, kind: str, conditions: Sequence[Condition], after: str | None, limit: int
     ) -> list[ObjectRow]:
-        """See `Store`."""
         return await self._waited("find", self.inner.find(kind, conditions, after, limit))
 
     async def indexed(self, oid: int) -> dict[str, bytes]:
-        """See `Store`."""
         return await self._waited("indexed", self.inner.indexed(oid))
 
     async def indexed_kinds(self) -> dict[str, str]:
-        """See `Store`."""
         return await self._waited("indexed_kinds", self.inner.indexed_kinds())
 
     def put_blob(
         self, part: int, epoch: int, oid: int, name: str, body: bytes
     ) -> asyncio.Future[bool]:
-        """See `Store`."""
         return self._future("put_blob", lambda: self.inner.put_blob(part, epoch, oid, name, body))
 
     def get_blob(self, part: int, oid: int, name: str) -> asyncio.Future[bytes | None]:
-        """See `Store`."""
         return self._future("get_blob", lambda: self.inner.get_blob(part, oid, name))
 
     async def unnamed_blobs(self, part: int) -> list[tuple[int, str]]:
-        """See `Store`."""
         return await self._waited("unnamed_blobs", self.inner.unnamed_blobs(part))
 
     async def drop_blobs(self, part: int, epoch: int, blobs: Sequence[tuple[int, str]]) -> bool:
-        """See `Store`."""
         return await self._waited("drop_blobs", self.inner.drop_blobs(part, epoch, blobs))
 
     async def erase(self, part: int, epoch: int, oid: int, row: ObjectRow | None, now: int) -> bool:
-        """See `Store`."""
         return await self._waited("erase", self.inner.erase(part, epoch, oid, row, now))
 
     async def compact(self) -> None:
-        """See `Store`."""
         await self._waited("compact", self.inner.compact())
 
     async def prune(self, asked: Pruning) -> Pruned | None:
-        """See `Store`."""
         return await self._waited("prune", self.inner.prune(asked))
 
     async def put_version(self, version: str, bundle: bytes, now: int) -> None:
-        """See `Store`."""
         await self._waited("put_version", self.inner.put_version(version, bundle, now))
 
     async def versions(self) -> list[tuple[str, int, int]]:
         return await self._waited("versions", self.inner.versions())
 
     async def get_version(self, version: str) -> bytes | None:
-        """See `Store`."""
         return await self._waited("get_version", self.inner.get_version(version))
 
     async def close(self) -> None:
-        """See `Store`; after a crash there is nobody to close it."""
+        """After a crash there is nobody to close it."""
         if not self.crashed:
             await self._waited("close", self.inner.close())
 
@@ -270,7 +243,6 @@ class FaultyStore:
             await self._waited("hand_over", self.inner.hand_over())
 
     def stats(self) -> StoreStats:
-        """See `Store`."""
         return self.inner.stats()
 
     # -- how a fault strikes
