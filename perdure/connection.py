@@ -95,7 +95,8 @@ class Connection:
         self.subprotocols = tuple(subprotocols)
         """What the client offers."""
         self.subprotocol: str | None = None
-        """The one that is agreed on: `on_connect` may set it to one of those offered."""
+        """The one that is agreed on: `on_connect` may set it to one of those offered; with any
+        other the client is refused, and the log says so."""
         self.close_code: int | None = None
         """Why it ended; None while it is open, and 1006 for a line that was lost."""
         self.close_reason = ""
@@ -129,13 +130,21 @@ class Connection:
     def close(self, code: int = 1000, reason: str = "") -> None:
         """End it. `on_disconnect` follows in this turn, behind what the connection still does.
 
-        Raises ValueError for a code that may not be sent, or a reason of more than 123 bytes.
+        Raises ValueError for a code that may not be sent, or a reason of more than 123 bytes;
+        TypeError for what is no int and no str.
         """
+        # Both go into the journal as they are, which is read with their types: 1000.0 would be
+        # written, and never be read again.
+        if not isinstance(code, int):
+            raise TypeError(f"a close code is an int, not {type(code).__name__}")
+        if not isinstance(reason, str):
+            raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
         if not (code in _CODES or 3000 <= code <= 4999):
             raise ValueError(f"{code} is no close code to send; 1000 says that all is well")
-        if len(reason.encode()) > _REASON_BYTES_MAX:
+        text = reason.encode()
+        if len(text) > _REASON_BYTES_MAX:
             raise ValueError(f"a close reason has at most {_REASON_BYTES_MAX} bytes")
-        inside_object("close").close(self, code, reason)
+        inside_object("close").close(self, int(code), text.decode())
 
     def __repr__(self) -> str:
         return f"<connection {self.id}{'' if self._open else ', ended'}>"

@@ -38,7 +38,8 @@ def failure_of(error: BaseException, *, debug: bool = False) -> Failure:
     message = error.message if isinstance(error, PerdureError) else _text(error)
     found = error.errors if isinstance(error, BadArguments) else []
     trace = "".join(traceback.format_exception(error)) if debug else ""
-    return Failure(code, name, message, list(found), trace)
+    found = [(_utf8(path), _utf8(why)) for path, why in found]
+    return Failure(code, name, _utf8(message), found, _utf8(trace))
 
 
 def exception_of(failure: Failure) -> BaseException:
@@ -61,6 +62,16 @@ def exception_of(failure: Failure) -> BaseException:
         except TypeError:
             pass
     return HandlerError(failure.message, error=failure.error)
+
+
+def _utf8(text: str) -> str:
+    # A lone surrogate (in the name of a file, say) is no UTF-8, which journal and wire are made of.
+    # Its own escape is: it may not take the whole turn down with it.
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="backslashreplace").decode()
+    return text
 
 
 def _text(error: BaseException) -> str:

@@ -254,7 +254,7 @@ def _invalid(
     machine: Machine, conn: Connection, call: Call, hook: Hook | None, error: Exception
 ) -> bool:
     if hook is None:
-        reason = str(error).encode()[:120].decode(errors="ignore")
+        reason = str(error).encode(errors="replace")[:120].decode(errors="ignore")
         machine.close(conn, INVALID, reason)
         return True
     return _start(machine, call, hook, (machine.instance, conn, error))
@@ -290,9 +290,20 @@ def _ended(
     name = call.handler
     if name == _CONNECT:
         if failure is None:
-            chosen = (conn.subprotocol or "").encode()
-            machine.commands.append(Answered(call.id, True, chosen))
-            return
+            chosen = conn.subprotocol
+            if chosen is None or chosen in conn.subprotocols:
+                machine.commands.append(Answered(call.id, True, (chosen or "").encode()))
+                return
+            # A client breaks off on a protocol that it did not offer, and nobody would know why.
+            error = ValueError(
+                f"conn.subprotocol is {chosen!r}, which is none of those that the client offers "
+                f"({', '.join(conn.subprotocols) or 'it offers none'}); set it to one of "
+                "conn.subprotocols, or leave it None"
+            )
+            failure = failure_of(error)
+            machine.call_exception_handler(
+                {"message": f"{name} of connection {conn.id} failed", "exception": error}
+            )
         _refuse(machine, call, failure, error)
         # It was never connected: nothing follows, also not for a client that has gone meanwhile.
         conn._waiting = None
