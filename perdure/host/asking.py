@@ -174,7 +174,7 @@ class Asking(ObjectLoop):
         self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Future:
         """Call another object."""
-        self._changes(f"call {kind}.{handler}")
+        self.refuse_in_query(f"call {kind}.{handler}")
         future = AnswerFuture(loop=self)
         call = Call(
             self._call_id(kind, key),
@@ -200,7 +200,7 @@ class Asking(ObjectLoop):
 
     def end(self, kind: str, key: str) -> Future:
         """Delete an object."""
-        self._changes("delete an object")
+        self.refuse_in_query("delete an object")
         future = Future(loop=self)
         event = Ended(future.number, self.address)
         self._ask(format_address(kind, key), event, "delete", future)
@@ -218,7 +218,7 @@ class Asking(ObjectLoop):
 
     def cancel_call(self, call_id: str, *, again: bool) -> Future:
         """Cancel a call of any object."""
-        self._changes("cancel a call")
+        self.refuse_in_query("cancel a call")
         to = to_oid(oid_of_call(call_id))
         future = Future(loop=self)
         event = Cancel(call_id, again=again, answer_to=future.number, caller=self.address)
@@ -253,7 +253,7 @@ class Asking(ObjectLoop):
         self, kind: str, key: str, handler: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> str:
         """Send to another object."""
-        self._changes(f"send to {kind}.{handler}")
+        self.refuse_in_query(f"send to {kind}.{handler}")
         call_id = self._call_id(kind, key)
         call = Call(call_id, handler, PICKLE, _arguments(args, kwargs), self.address)
         self.commands.append(Sent(format_address(kind, key), call))
@@ -271,7 +271,7 @@ class Asking(ObjectLoop):
         stream: Given | None = None,
     ) -> Future:
         """Ask for one attempt of a step."""
-        self._changes(f"run the step {name}")
+        self.refuse_in_query(f"run the step {name}")
         future = Future(loop=self)
         body = _arguments(args, kwargs)
         asked = StepAsked(future.number, name, body, step_id, attempt, timeout or 0.0, once)
@@ -342,18 +342,20 @@ class Asking(ObjectLoop):
             )
         return chance
 
-    def _set_timer(
+    def set_timer(
         self,
         when_ns: int,
         callback: Callable[..., object],
         args: tuple[Any, ...],
         context: contextvars.Context | None,
     ) -> TimerHandle:
+        """As in ObjectLoop; not in a query."""
         if self.read_only:
-            self._changes("set a timer")
-        return super()._set_timer(when_ns, callback, args, context)
+            self.refuse_in_query("set a timer")
+        return super().set_timer(when_ns, callback, args, context)
 
-    def _changes(self, what: str) -> None:
+    def refuse_in_query(self, what: str) -> None:
+        """Raises ReadOnlyError where the code that runs may change nothing."""
         if self.read_only:
             raise ReadOnlyError(
                 f"{self.address}: a query tried to {what}", hint="Remove @query from the handler."

@@ -53,7 +53,7 @@ def in_time(machine: Machine, event: Call) -> bool:
     if machine.deadlines is None:
         machine.deadlines = {}
     # In a context of its own: the one that runs now is the host's, and no part of the object.
-    machine.deadlines[event.id] = machine._set_timer(
+    machine.deadlines[event.id] = machine.set_timer(
         event.deadline, machine.expire, (event.id,), contextvars.Context()
     )
     return True

@@ -54,7 +54,7 @@ class Connecting(Asking):
 
     def close(self, conn: Connection, code: int, reason: str) -> None:
         """End a connection."""
-        self._changes("close a connection")
+        self.refuse_in_query("close a connection")
         if self.has(conn):
             self.commands.append(Closed(conn.id, code, reason))
             sessions.end(self, conn, code, reason)  # type: ignore[arg-type]
@@ -69,4 +69,4 @@ class Connecting(Asking):
         elif self.passing is not None:
             self.passing.append(command)
         else:
-            self._changes("send to a connection")
+            self.refuse_in_query("send to a connection")

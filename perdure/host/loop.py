@@ -136,7 +136,7 @@ class ObjectLoop:
         *args: Any,
         context: contextvars.Context | None = None,
     ) -> TimerHandle:
-        return self._set_timer(self.now_ns + whole_ns(delay), callback, args, context)
+        return self.set_timer(self.now_ns + whole_ns(delay), callback, args, context)
 
     def call_at(
         self,
@@ -146,15 +146,16 @@ class ObjectLoop:
         context: contextvars.Context | None = None,
     ) -> TimerHandle:
         # A float of seconds since 1970 is good to a quarter of a microsecond.
-        return self._set_timer(whole_ns(when), callback, args, context)
+        return self.set_timer(whole_ns(when), callback, args, context)
 
-    def _set_timer(
+    def set_timer(
         self,
         when_ns: int,
         callback: Callable[..., object],
         args: tuple[Any, ...],
         context: contextvars.Context | None,
     ) -> TimerHandle:
+        """Have `callback` called when the object's time has come to `when_ns`."""
         self.number += 1
         handle = TimerHandle(
             min(when_ns, LAST_NS),

@@ -77,7 +77,7 @@ def unknown() -> UnknownPromise:
 
 def begin(machine: Asking, promise: Promise[Any], timeout_ns: int | None) -> None:
     """A new promise is open from this turn on."""
-    machine._changes("make a promise")
+    machine.refuse_in_query("make a promise")
     machine.number += 1
     number = promise._number = machine.number
     promise._oid = machine.oid
@@ -87,7 +87,7 @@ def begin(machine: Asking, promise: Promise[Any], timeout_ns: int | None) -> Non
     promise._until_ns = 0
     if timeout_ns is not None:
         promise._until_ns = min(machine.now_ns + timeout_ns, LAST_NS)
-        promise._timer = machine._set_timer(
+        promise._timer = machine.set_timer(
             promise._until_ns, _time_out, (machine, promise), contextvars.Context()
         )
     if machine.promises is None:
@@ -116,7 +116,7 @@ def _time_out(machine: Asking, promise: Promise[Any]) -> None:
 
 def withdraw(machine: Asking, promise: Promise[Any]) -> None:
     """Its own object gives it up."""
-    machine._changes("cancel a promise")
+    machine.refuse_in_query("cancel a promise")
     settle(machine, promise, None, asyncio.CancelledError("the promise was cancelled"))
 
 
@@ -166,7 +166,7 @@ def send(
     error: BaseException | None,
 ) -> Future:
     """Resolve a promise of some object, perhaps this one."""
-    machine._changes("resolve a promise")
+    machine.refuse_in_query("resolve a promise")
     oid, _ = place_of(machine.surroundings.secret, token)
     body = heap.dumps(value) if failure is None else pickled_failure(failure, error)
     future = Future(loop=machine)

@@ -50,7 +50,7 @@ def put(
     when_ns: int | None,
 ) -> Schedule:
     """Schedule a method; in the place of what has the same id. `when_ns` is None for a rhythm."""
-    machine._changes(f"schedule {handler}")
+    machine.refuse_in_query(f"schedule {handler}")
     machine.number += 1
     name = id_ if id_ is not None else f"{handler}-{machine.number}"
     body = heap.dumps((args, kwargs), "arguments") if args or kwargs else b""
@@ -75,7 +75,7 @@ def cancel(machine: Asking, schedule: Schedule) -> bool:
     """Take a schedule back, if it is the one of its id."""
     if machine.schedules is None or machine.schedules.get(schedule.id) is not schedule:
         return False
-    machine._changes("cancel a schedule")
+    machine.refuse_in_query("cancel a schedule")
     waits = schedule._due_ns != 0
     _drop(machine, schedule)
     return waits

@@ -31,7 +31,7 @@ class Watch:
 
 def watch(machine: Asking, predicate: Callable[[], Any]) -> Future:
     """A future with what the predicate gives, once that is true at the end of a turn."""
-    machine._changes("wait")
+    machine.refuse_in_query("wait")
     future = Future(loop=machine)
     if machine.watches is None:
         machine.watches = []
