@@ -73,7 +73,7 @@ class RemoteSource(Source):
             export = self._export(*self._names[oid])
             if not export.objects:
                 raise UnknownObject("an export without an object")
-            self._store._versions.update(export.versions)
+            self._store.take_in_versions(export.versions)
             self._one = oid, export.objects[0]
         return self._one[1]
 

@@ -108,7 +108,7 @@ def record_from(
     heap.resolve_kind = lambda name: _kind(kinds, name).cls
     if version:
         store = MemoryStore()
-        store._versions.update(export.versions)
+        store.take_in_versions(export.versions)
         surroundings.versions = Versions(store, live)
     return ExtractRecord(one, _kind(kinds, one.kind), surroundings)
 

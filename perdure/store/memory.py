@@ -8,7 +8,7 @@ before are deposed by the next `claim`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -382,6 +382,10 @@ class MemoryStore:
         """Once for each version."""
         self._versions.setdefault(version, bundle)
         self._versions_put.setdefault(version, now)
+
+    def take_in_versions(self, bundles: Mapping[str, bytes]) -> None:
+        """Have code at hand that came from elsewhere, as an export brings it."""
+        self._versions.update(bundles)
 
     async def versions(self) -> list[tuple[str, int, int]]:
         """In the order they came."""
