@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Self
 
 from perdure import Object, ref
@@ -14,6 +14,7 @@ from perdure.settings import load_settings
 from perdure.store.base import Store
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
+from perdure.testing.faults import FaultyStore
 from perdure.testing.virtual import VirtualClock, VirtualLoop
 
 
@@ -103,6 +104,31 @@ class Stage:
         """Until nothing is ready to move (timers far ahead stay)."""
         for _ in range(20):
             await asyncio.sleep(0)
+
+
+async def through_crashes(
+    stage: Stage, store: FaultyStore, life: Callable[[], Coroutine[Any, Any, None]]
+) -> None:
+    """Run a life of the process, and after each crash that the store has on order the next one,
+    until a life comes to its end."""
+    fallen = asyncio.Event()
+    store.on_crash = fallen.set
+    while True:
+        fallen.clear()
+        tasks = {asyncio.create_task(life()), asyncio.create_task(fallen.wait())}
+        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in pending:
+            task.cancel()
+        await asyncio.gather(*pending, return_exceptions=True)
+        if not fallen.is_set():
+            for task in done:
+                task.result()
+            return
+        store.crash_now()
+        if hasattr(stage.node, "host"):
+            if stage.node not in ref._outside:
+                ref.open_outside(stage.node)
+            await stage.crash()
 
 
 async def eventually(condition: Callable[[], bool]) -> None:

@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
-from perdure import Object, query, ref, send, step, step_items
+from perdure import Object, query, send, step, step_items
 from perdure.errors import OutcomeUnknown, StoreUnavailable
 from perdure.host.blobs import BLOB_FROM
 from perdure.journal.identity import oid_of
 from perdure.store.memory import MemoryStore
 from perdure.testing.faults import FaultyStore
-from tests.host.stage import Stage, eventually
+from tests.host.stage import Stage, eventually, through_crashes
 
 SIZE = BLOB_FROM * 2
 
@@ -217,8 +217,6 @@ async def test_a_process_that_was_deposed_tells_so_and_puts_no_more(
 
 
 async def scenario(store: FaultyStore) -> list[int]:
-    fallen = asyncio.Event()
-    store.on_crash = fallen.set
     stage = Stage(Archive, store=store)
 
     async def life() -> None:
@@ -229,22 +227,7 @@ async def scenario(store: FaultyStore) -> list[int]:
             await asyncio.sleep(0.5)
         await stage.node.drain()
 
-    while True:
-        fallen.clear()
-        tasks = {asyncio.create_task(life()), asyncio.create_task(fallen.wait())}
-        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        if not fallen.is_set():
-            for task in done:
-                task.result()
-            break
-        store.crash_now()
-        if hasattr(stage.node, "host"):
-            if stage.node not in ref._outside:
-                ref.open_outside(stage.node)
-            await stage.crash()
+    await through_crashes(stage, store, life)
     await stage.start()
     read = await Archive.at("1").read()
     names = {name for _, name in blobs_of(stage)}

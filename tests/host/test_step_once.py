@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from perdure import Limit, Object, OutcomeUnknown, query, ref, send, step, step_id
+from perdure import Limit, Object, OutcomeUnknown, query, send, step, step_id
 from perdure.errors import StoreFull
 from perdure.sight import look
 from perdure.store.memory import MemoryStore
 from perdure.testing.faults import FaultyStore
-from tests.host.stage import Stage, eventually
+from tests.host.stage import Stage, eventually, through_crashes
 
 began: list[str] = []
 
@@ -142,8 +142,6 @@ async def test_it_does_not_begin_while_that_cannot_be_written() -> None:
 async def scenario(store: FaultyStore) -> tuple[list[str], int]:
     """One launch, whatever happens to the process: what the object was told, and how many began."""
     began.clear()
-    fallen = asyncio.Event()
-    store.on_crash = fallen.set
     stage = Stage(Rocket, store=store)
 
     async def life() -> None:
@@ -154,23 +152,7 @@ async def scenario(store: FaultyStore) -> tuple[list[str], int]:
             await asyncio.sleep(0.5)
         await stage.node.drain()
 
-    while True:
-        fallen.clear()
-        tasks = {asyncio.create_task(life()), asyncio.create_task(fallen.wait())}
-        done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        for task in pending:
-            task.cancel()
-        await asyncio.gather(*pending, return_exceptions=True)
-        if fallen.is_set():
-            store.crash_now()
-            if hasattr(stage.node, "host"):
-                if stage.node not in ref._outside:
-                    ref.open_outside(stage.node)
-                await stage.crash()
-            continue
-        for task in done:
-            task.result()
-        break
+    await through_crashes(stage, store, life)
     await stage.start()
     told = await Rocket.at("1").read()
     await stage.node.drain()
