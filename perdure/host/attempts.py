@@ -21,7 +21,7 @@ from perdure.steps import Step
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
-    from perdure.host.effects import Effects, RunningAttempt
+    from perdure.host.effects import RunningAttempt
 
 
 class Threads(ThreadPoolExecutor):
@@ -76,38 +76,26 @@ class Job:
 
 
 async def perform(
-    effects: Effects,
-    attempt: RunningAttempt,
-    step: Step,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    attempt: RunningAttempt, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     """Run the function of a step to its end."""
     if not attempt.asked.timeout_s and step.heartbeat_timeout is None:
-        return await _call(effects, attempt, step, args, kwargs)
+        return await _call(attempt, step, args, kwargs)
     async with _in_time(attempt, step):
-        return await _call(effects, attempt, step, args, kwargs)
+        return await _call(attempt, step, args, kwargs)
 
 
 async def _call(
-    effects: Effects,
-    attempt: RunningAttempt,
-    step: Step,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    attempt: RunningAttempt, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
     if step.awaits:
         return await step.function(*args, **kwargs)
-    result = await _in_thread(effects, attempt, lambda: step.function(*args, **kwargs))
+    result = await _in_thread(attempt, lambda: step.function(*args, **kwargs))
     return await result if inspect.isawaitable(result) else result
 
 
 async def stream(
-    effects: Effects,
-    attempt: RunningAttempt,
-    step: Step,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
+    attempt: RunningAttempt, step: Step, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> None:
     """Run the generator of a step to its end, and give each item to the object."""
     async with _in_time(attempt, step):
@@ -121,20 +109,20 @@ async def stream(
                         body = heap.dumps(item, "item")
                         asyncio.run_coroutine_threadsafe(attempt.give(body), loop).result()
 
-            await _in_thread(effects, attempt, pump)
+            await _in_thread(attempt, pump)
             return
         async with contextlib.aclosing(step.function(*args, **kwargs)) as generator:
             async for item in generator:
                 await attempt.give(heap.dumps(item, "item"))
 
 
-async def _in_thread(effects: Effects, attempt: RunningAttempt, function: Callable[[], Any]) -> Any:
+async def _in_thread(attempt: RunningAttempt, function: Callable[[], Any]) -> Any:
     # The thread gets a copy of the context, in which step_id() has its answer.
     context = contextvars.copy_context()
     throttles, attempt.throttles = attempt.throttles, []
     job = Job(lambda: context.run(function), throttles)
     try:
-        return await asyncio.get_running_loop().run_in_executor(effects.threads, job)  # type: ignore[arg-type]
+        return await asyncio.get_running_loop().run_in_executor(attempt.effects.threads, job)  # type: ignore[arg-type]
     finally:
         attempt.throttles = job.abandon()
 

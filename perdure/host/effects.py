@@ -338,7 +338,7 @@ class Effects:
         attempt.phase = Phase.RUNNING
         within.enter(attempt)
         run = stream if step.streams else perform
-        return await run(self, attempt, step, args, kwargs)
+        return await run(attempt, step, args, kwargs)
 
     async def _succeeded(self, attempt: RunningAttempt, body: bytes) -> StepDone:
         number = attempt.asked.number
