@@ -14,6 +14,7 @@ import msgspec
 
 from perdure import errors
 from perdure.errors import BadArguments, CallError, HandlerError, PerdureError
+from perdure.interrupt import is_interrupt
 
 
 class Failure(msgspec.Struct, omit_defaults=True):
@@ -35,11 +36,18 @@ def failure_of(error: BaseException, *, debug: bool = False) -> Failure:
     """The failure that stands for an exception."""
     code = error.code if isinstance(error, CallError) else HandlerError.code
     name = error.error if isinstance(error, HandlerError) else type(error).__name__
-    message = error.message if isinstance(error, PerdureError) else _text(error)
-    found = error.errors if isinstance(error, BadArguments) else []
-    trace = "".join(traceback.format_exception(error)) if debug else ""
-    found = [(_utf8(path), _utf8(why)) for path, why in found]
-    return Failure(code, name, _utf8(message), found, _utf8(trace))
+    found = _findings(error) if isinstance(error, BadArguments) else []
+    trace = kept_text("".join(traceback.format_exception(error))) if debug else ""
+    return Failure(kept_text(code), kept_text(name), _text(error), found, trace)
+
+
+def kept_text(value: object) -> str:
+    """A text as the journal can keep it and an answer can carry it.
+
+    A handler may raise whatever it likes: half of a surrogate pair has no UTF-8, and is written as
+    `\\ud800` is in Python.
+    """
+    return str.encode(str(value), "utf-8", "backslashreplace").decode()
 
 
 def exception_of(failure: Failure) -> BaseException:
@@ -64,20 +72,28 @@ def exception_of(failure: Failure) -> BaseException:
     return HandlerError(failure.message, error=failure.error)
 
 
-def _utf8(text: str) -> str:
-    # A lone surrogate (in the name of a file, say) is no UTF-8, which journal and wire are made of.
-    # Its own escape is: it may not take the whole turn down with it.
+def _findings(error: BadArguments) -> list[tuple[str, str]]:
+    # Raised by a handler, it may hold anything; what is no pair is told as it stands.
     try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode(errors="backslashreplace").decode()
-    return text
+        given = list(error.errors)
+    except Exception:
+        return []
+    found: list[tuple[str, str]] = []
+    for finding in given:
+        match finding:
+            case [path, message]:
+                found.append((kept_text(path), kept_text(message)))
+            case _:
+                found.append(("$", kept_text(finding)))
+    return found
 
 
 def _text(error: BaseException) -> str:
     # A KeyError's text is the repr of its key, as everywhere in Python. An exception whose own
-    # __str__ raises must not take the answer down with it.
+    # __str__ raises, whatever it raises, must not take the answer down with it.
     try:
-        return str(error)
-    except Exception:
+        return kept_text(error.message if isinstance(error, PerdureError) else error)
+    except BaseException as raised:
+        if is_interrupt(raised):
+            raise
         return f"<{type(error).__name__} without a text>"

@@ -15,13 +15,14 @@ import asyncio
 import enum
 import gc
 from collections import deque
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 
 from perdure.clock import perf_ns
 from perdure.errors import CallError, StoreFull, StoreUnavailable, Unavailable
-from perdure.failure import failure_of
+from perdure.failure import failure_of, kept_text
 from perdure.host.asking import NOTHING
 from perdure.host.deadlock import find_deadlock
 from perdure.host.failures import encode_failure
@@ -35,7 +36,7 @@ from perdure.host.quarantine import told_event
 from perdure.host.schedules import FIRED_MAX
 from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import EVENTS as STEP_EVENTS
-from perdure.journal.codec import encode_entry
+from perdure.journal.codec import Message, encode_entry
 from perdure.journal.entry import (
     RULES,
     Call,
@@ -336,11 +337,7 @@ class Activation:
             else:
                 commands = machine.turn(event, self.used_ns, call.args)
         except BaseException as error:
-            # Not the handler's error, which is an answer, but ours: nothing of the turn is written.
-            logger.error("a turn failed inside perdure", object=self.address, exc_info=error)
-            self.drop()
-            if call is not None:
-                call.refuse(Unavailable(f"internal error: {error!r}; nothing of the call was kept"))
+            self.failed(event, call, error)
             if not isinstance(error, Exception):
                 raise
             return
@@ -351,19 +348,106 @@ class Activation:
         host.turns += 1
         if machine.problems is not None:
             self._report(machine)
-        self._record(event, commands, call, (perf_ns() - began) // 1000)
+        recorded = self._record(event, commands, call, (perf_ns() - began) // 1000)
+        if recorded and host.quarantine.doubted:
+            host.quarantine.lived(self, told_event(event))
+
+    def failed(
+        self,
+        event: Event | None,
+        call: IncomingCall | None,
+        error: BaseException,
+        outputs: Sequence[Output] = (),
+    ) -> None:
+        """A turn failed, not by the handler's error, which is an answer, but by ours. Nothing of it
+        is written, and the memory that it ran in, which may be ahead of the journal, is dropped.
+
+        A call from outside is refused. What is owed comes again in a moment, and what fails again
+        and again has the object set aside: nobody waits for ever without being told.
+        """
+        host, oid = self.host, self.machine.oid
+        logger.error("a turn failed inside perdure", object=self.address, exc_info=error)
+        what = kept_text(repr(error))
+        refusal = Unavailable(f"internal error: {what}; nothing of the call was kept")
+        # First of all: whose wait goes on is to hear it if the object is set aside.
+        for output in outputs:
+            if output is not call:
+                output.release(refusal)
+        # Messages are in the outbox. Those behind this event must not overtake it.
+        self.mailbox = self.mailbox and deque(
+            item
+            for item in self.mailbox
+            if isinstance(item, IncomingCall) or source_of(item) is None
+        )
+        told = told_event(event) if event is not None and call is None else None
+        if told is None or not host.quarantine.died(self, told, f"has failed, {what},"):
+            self.drop()
+            host.delivery.hold(oid)
+            asyncio.get_running_loop().call_later(RELOAD_S, host.delivery.take_up, oid)
+        host.take_back(oid)
+        if call is not None:
+            call.refuse(refusal)
 
     def _record(
         self, event: Event, commands: list[Command], call: IncomingCall | None, duration_us: int
-    ) -> None:
-        """Write the turn's entry, and put what it asked for behind it."""
+    ) -> bool:
+        """Write the turn's entry, and put what it asked for behind it. False: it cannot be
+        written, and the turn never was."""
+        outputs: list[Output] = []
+        try:
+            entry, messages = self._entry(event, commands, call, duration_us, outputs)
+        except Exception as error:
+            self.failed(event, call, error, outputs)
+            return False
         host = self.host
         log = host.log
         machine = self.machine
         oid = machine.oid
+        machine.reloaded = False
+        # The list went into the entry; an idle object keeps nothing of its last turn.
+        machine.commands = NOTHING
+        machine.traces = None
+        if call is not None:
+            if call.on_accepted is not None:
+                # Before the answer, if that is there already: whoever asked not to wait is told
+                # where the answer will be, however quick it is.
+                outputs.insert(0, Acceptance(call))
+            if call.answer is None:
+                call.lsn = log.gathering_lsn
+                host.waiting[call.id] = call
+        if messages is not None:
+            for message in messages:
+                log.send(message)
+        delivered = source_of(event) if call is None else None
+        self.last_lsn = log.append(oid, entry, outputs, delivered)
+        if machine.timers is not None:
+            self.set_alarm()
+        if host.effects.blocked:
+            host.effects.turned(oid)
+        undone = machine.undone
+        if undone or machine.tainted or (self.held and machine.quiescent()):
+            self.reload()
+        if messages is not None:
+            for message in messages:
+                host.delivery.message(message)
+        if machine.queue is not None and not undone:
+            self._queued(event)
+        return True
+
+    def _entry(
+        self,
+        event: Event,
+        commands: list[Command],
+        call: IncomingCall | None,
+        duration_us: int,
+        outputs: list[Output],
+    ) -> tuple[bytes, list[Message] | None]:
+        """The bytes of a turn's entry, and the messages that leave behind it; adds the rest of
+        what leaves to `outputs`."""
+        host = self.host
+        machine = self.machine
         seq = machine.seq
         undone = machine.undone
-        outputs: list[Output] = []
         messages = gather_outputs(self, event, commands, call, outputs)
         if machine.failed is not None:
             host.register.failed(self)
@@ -389,34 +473,7 @@ class Activation:
         )
         self.wake_at = wake_at
         self.connected = connected
-        machine.reloaded = False
-        # The list went into the entry; an idle object keeps nothing of its last turn.
-        machine.commands = NOTHING
-        machine.traces = None
-        if call is not None:
-            if call.on_accepted is not None:
-                # Before the answer, if that is there already: whoever asked not to wait is told
-                # where the answer will be, however quick it is.
-                outputs.insert(0, Acceptance(call))
-            if call.answer is None:
-                call.lsn = log.gathering_lsn
-                host.waiting[call.id] = call
-        if messages is not None:
-            for message in messages:
-                log.send(message)
-        delivered = source_of(event) if call is None else None
-        self.last_lsn = log.append(oid, entry, outputs, delivered)
-        if machine.timers is not None:
-            self.set_alarm()
-        if host.effects.blocked:
-            host.effects.turned(oid)
-        if undone or machine.tainted or (self.held and machine.quiescent()):
-            self.reload()
-        if messages is not None:
-            for message in messages:
-                host.delivery.message(message)
-        if machine.queue is not None and not undone:
-            self._queued(event)
+        return entry, messages
 
     def _queued(self, event: Event) -> None:
         machine = self.machine

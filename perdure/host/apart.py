@@ -269,10 +269,10 @@ class Apart(Activation):
             if process is not self.process:
                 self._give_back(item)
                 return None
-            logger.error("a turn failed inside perdure", object=self.address, exc_info=error)
-            self.drop()
             if isinstance(item, IncomingCall):
-                item.refuse(Unavailable(f"internal error: {error}; nothing of the call was kept"))
+                self.failed(None, item, error)
+            else:
+                self.failed(item, None, error)
             return None
         if process is not self.process or self.state is not State.ACTIVE:
             self._give_back(item)

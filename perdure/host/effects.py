@@ -26,6 +26,7 @@ from perdure.host.failures import pickled_failure
 from perdure.host.records import Waited
 from perdure.host.stepping import Blob, Stream, awaited
 from perdure.host.throttles import Throttle, Throttles
+from perdure.interrupt import is_interrupt
 from perdure.journal.entry import StepAsked, StepBegun, StepDone, StepDropped, StepItem
 from perdure.journal.log import Output
 from perdure.steps import close_at_drain, find_step
@@ -303,9 +304,9 @@ class Effects:
             # No event: the step has not failed. The next owner starts it again, by its step id.
             self._end(attempt)
             return
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if is_interrupt(error):
+                raise
             # SystemExit too: a step that calls sys.exit() fails, and the node goes on.
             done = _failed(asked, error)
         self._end(attempt)

@@ -452,13 +452,18 @@ class Host:
                 self.waiting.pop(call.id, None)
                 call.refuse(error)
             activation.drop()
-            last = self.log.last_entry(oid)
-            last_seq = last.seq if last is not None else 0
-            self.open_promises.take_back(oid, last_seq)
-            self.index.take_back(oid, last_seq)
-            self.register.take_back(oid, last_seq)
-            self.sleepers.add(oid, last.wake_at if last is not None else 1)
+            self.take_back(oid)
         self.delivery.all_messages()
+
+    def take_back(self, oid: int) -> None:
+        """What was noted of turns of an object that are not in the log was not so; and what it is
+        owed by its last turn wakes it."""
+        last = self.log.last_entry(oid)
+        last_seq = last.seq if last is not None else 0
+        self.open_promises.take_back(oid, last_seq)
+        self.index.take_back(oid, last_seq)
+        self.register.take_back(oid, last_seq)
+        self.sleepers.add(oid, last.wake_at if last is not None else 1)
 
     def lost(self, error: OperatorError) -> None:
         """The outcome of a commit is unknown, or the partition is somebody else's."""

@@ -19,6 +19,7 @@ from perdure.clock import LAST_NS, NS, whole_ns
 from perdure.errors import SideEffectError
 from perdure.host.refusal import refusal
 from perdure.host.task import Future, Task
+from perdure.interrupt import is_interrupt
 
 
 class Handle:
@@ -47,9 +48,9 @@ class Handle:
             return
         try:
             self.context.run(callback, *self.args)
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if is_interrupt(error):
+                raise
             loop.call_exception_handler(
                 {"message": f"a callback failed: {callback!r}", "exception": error}
             )

@@ -46,6 +46,7 @@ from perdure.host.raw_requests import answer_request
 from perdure.host.records import AskedStream, Kept, Running
 from perdure.host.stepping import resolve
 from perdure.host.task import Task
+from perdure.interrupt import is_interrupt
 from perdure.journal.entry import (
     HTTP,
     PICKLE,
@@ -354,9 +355,9 @@ class Machine(Connecting):
                 streams.begin(self, event)
                 code = streams.drive(self, event, code)
             task = Task(code, self, context)
-        except KeyboardInterrupt:
-            raise
         except BaseException as raised:
+            if is_interrupt(raised):
+                raise
             self._failed(event, raised, undo=handler.atomic)
             return
         # Most handlers never wait; they end in here.
@@ -374,9 +375,9 @@ class Machine(Connecting):
     def _end_call(self, event: Call, task: Task, *, undo: bool) -> None:
         try:
             result = task.result()
-        except KeyboardInterrupt:
-            raise
         except BaseException as error:
+            if is_interrupt(error):
+                raise
             self._failed(event, error, undo=undo)
         else:
             self.answer(event, result, None, None)

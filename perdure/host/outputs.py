@@ -61,9 +61,10 @@ def gather_outputs(
         if type(command) is Answered:
             waiter = call
             if call is None or command.id != call.id:
-                waiter = host.waiting.pop(command.id, None)
+                waiter = host.waiting.get(command.id)
             if waiter is not None:
                 waiter.answer = answer_of(command)
+                host.waiting.pop(command.id, None)
                 if machine.traces is not None and waiter.answer.failure is not None:
                     waiter.answer.failure.traceback = machine.traces.get(command.id, "")
                 outputs.append(waiter if waiter is call else LateAnswer(waiter, host))

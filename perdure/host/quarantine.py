@@ -1,8 +1,9 @@
 """Objects that are set aside: visible, retryable, skippable, and nobody else's problem.
 
 Two ways lead here. A replay that diverged: the object could only be rebuilt by guessing. An event
-that has ended the process three times (the supervisor counts, supervisor/deaths.py): it is not
-run a fourth time. What is addressed to the object stays in the outbox until it is back.
+that has ended the process three times (the supervisor counts, supervisor/deaths.py), or whose turn
+has failed three times inside perdure: it is not run a fourth time. What is addressed to the object
+stays in the outbox until it is back.
 """
 
 from __future__ import annotations
@@ -73,8 +74,9 @@ class Quarantine:
         self.watched: set[tuple[str, str]] = deaths.poisoned() if deaths is not None else set()
         """(address, digest) of events that must not run: set aside, or skipped."""
         self._skipped: set[tuple[str, str]] = set()
-        self._ended: dict[tuple[str, str], int] = {}
-        """How many processes of single objects an event has ended in a row (apart.py)."""
+        self.doubted: dict[tuple[str, str], int] = {}
+        """How often in a row an event has ended the process of a single object (apart.py), or has
+        failed inside perdure."""
 
     async def start(self) -> None:
         """Read what an earlier process set aside."""
@@ -165,28 +167,36 @@ class Quarantine:
             return activation.address, self._deaths.digest(told)
         return activation.address, hashlib.blake2b(told, digest_size=16).hexdigest()
 
-    def died(self, activation: Activation, told: bytes) -> bool:
-        """An event has ended the process of its object; whether that is now set aside for it."""
+    def died(self, activation: Activation, told: bytes, how: str = "has ended the process") -> bool:
+        """An event has ended the process of its object, or has failed and is owed; whether the
+        object is now set aside for it."""
         mark = self._named(activation, told)
-        self._ended[mark] = self._ended.get(mark, 0) + 1
-        if self._ended[mark] < ENDED_MAX:
+        self.doubted[mark] = self.doubted.get(mark, 0) + 1
+        if self.doubted[mark] < ENDED_MAX:
             return False
-        del self._ended[mark]
-        self._kills(activation, mark, told)
+        del self.doubted[mark]
+        self._kills(activation, mark, told, how)
         activation.set_aside(None)
         return True
 
     def lived(self, activation: Activation, told: bytes) -> None:
-        """An event has gone well in the process of its object."""
-        if self._ended:
-            self._ended.pop(self._named(activation, told), None)
+        """An event has gone well."""
+        if self.doubted:
+            self.doubted.pop(self._named(activation, told), None)
 
-    def _kills(self, activation: Activation, mark: tuple[str, str], told: bytes) -> None:
+    def _kills(
+        self,
+        activation: Activation,
+        mark: tuple[str, str],
+        told: bytes,
+        how: str = "has ended the process",
+    ) -> None:
         text = told[:200].decode("utf-8", "replace")
         logger.error(
-            "an object is quarantined: an event ends the process",
+            "an object is quarantined: an event fails again and again",
             object=activation.address,
             what=text,
+            how=how,
         )
         self._set_aside(
             activation,
@@ -194,7 +204,7 @@ class Quarantine:
                 "cause": "event",
                 "event": text,
                 "digest": mark[1],
-                "reason": f"the event {text!r} has ended the process three times",
+                "reason": f"the event {text!r} {how} three times",
             },
         )
 

@@ -22,6 +22,7 @@ from perdure.host import forking
 from perdure.host.failures import decode_failure
 from perdure.host.machine import Machine
 from perdure.host.upgrades import enter
+from perdure.interrupt import is_interrupt
 from perdure.journal import codec
 from perdure.journal.entry import (
     ARGUMENTS_KEPT_MAX,
@@ -329,9 +330,9 @@ def short_body(body: bytes, limit: int) -> str:
                 text = f"({', '.join(args)})"
             else:
                 text = repr(value)
-        except KeyboardInterrupt:
-            raise
-        except BaseException:
+        except BaseException as error:
+            if is_interrupt(error):
+                raise
             # A repr of the app may raise anything, also what would end the process.
             text = f"<{len(body)} bytes>"
     else:

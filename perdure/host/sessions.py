@@ -25,6 +25,7 @@ from perdure.failure import Failure, failure_of
 from perdure.host.failures import encode_failure
 from perdure.host.records import Running
 from perdure.host.task import Task
+from perdure.interrupt import is_interrupt
 from perdure.journal.entry import (
     BINARY,
     TEXT,
@@ -203,9 +204,9 @@ def _run(machine: Machine, conn: Connection, call: Call) -> None:
         try:
             if not _hook(machine, conn, call):
                 return
-        except KeyboardInterrupt:
-            raise
         except BaseException as raised:
+            if is_interrupt(raised):
+                raise
             error = raised
         _ended(machine, conn, call, failure_of(error) if error is not None else None, error)
         following = _next(machine, conn)

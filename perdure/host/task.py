@@ -13,6 +13,8 @@ import contextvars
 from collections.abc import Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
+from perdure.interrupt import is_interrupt
+
 if TYPE_CHECKING:
     from perdure.host.loop import ObjectLoop
 
@@ -176,9 +178,9 @@ class Task(Future):
         except asyncio.CancelledError:
             _cancel(self)
             return True
-        except KeyboardInterrupt:
-            raise
         except BaseException as raised:
+            if is_interrupt(raised):
+                raise
             _set_exception(self, raised)
             return True
         finally:
@@ -212,9 +214,9 @@ class Task(Future):
         except asyncio.CancelledError:
             _cancel(self)
             loop.forget(self)
-        except KeyboardInterrupt:
-            raise
         except BaseException as raised:
+            if is_interrupt(raised):
+                raise
             # SystemExit too: an object that calls sys.exit() fails its call and not the node.
             _set_exception(self, raised)
             loop.forget(self)

@@ -29,6 +29,7 @@ from perdure.errors import NotSerializable, UpgradeFailed, VersionUnusable
 from perdure.host.machine import EVENTS, Machine
 from perdure.host.stepping import untaken_blobs
 from perdure.host.task import Task
+from perdure.interrupt import is_interrupt
 from perdure.journal.entry import Command, Entry, Upgraded
 from perdure.kind import Kind
 from perdure.steps import find_step
@@ -283,9 +284,9 @@ def upgraded(machine: Machine, event: Upgraded) -> None:
                     "what takes longer is sent to self, or put into a task"
                 )
             task.result()
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         raise UpgradeFailed(
             f"on_upgrade of {machine.address} raised {type(error).__name__}: {error}",
             hint=f"It is as it was, on version {event.before}. Mend on_upgrade, deploy, and: "

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from perdure.host.task import Future
+from perdure.interrupt import is_interrupt
 
 if TYPE_CHECKING:
     from perdure.host.asking import Asking
@@ -70,13 +71,24 @@ def _ask(machine: Machine, one: Watch) -> None:
             if inspect.iscoroutine(answer):
                 answer.close()
             raise TypeError("wait_until takes a plain function; this one has to be awaited")
-    except KeyboardInterrupt:
-        raise
+        # Within the try: an answer of the app's own class may raise here as well.
+        is_true = bool(answer)
+    except StopIteration as stop:
+        # No future can hold one. A coroutine that raises it says the same.
+        one.future.set_exception(_stopped(stop))
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         one.future.set_exception(error)
     else:
-        if answer:
+        if is_true:
             one.future.set_result(answer)
     finally:
         object.__setattr__(instance, "__class__", own_class)
         machine.read_only = False
+
+
+def _stopped(stop: StopIteration) -> RuntimeError:
+    error = RuntimeError("the predicate of wait_until raised StopIteration")
+    error.__cause__ = stop
+    return error

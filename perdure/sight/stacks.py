@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from perdure.interrupt import is_interrupt
 from perdure.suspend import codes, layout, probe
 
 SHORT = 200
@@ -141,9 +142,9 @@ def _text(value: Any, room: int, depth: int) -> str:
             return repr(value) if len(value) <= room else f"{value[:room]!r}…"
         form = _CONTAINERS.get(type(value))
         return repr(value) if form is None else form(value, room, depth + 1)
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if is_interrupt(error):
+            raise
         return f"<{type(value).__name__}, whose repr raises {type(error).__name__}>"
 
 
