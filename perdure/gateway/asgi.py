@@ -17,6 +17,7 @@ from perdure.gateway.http import Gateway
 from perdure.gateway.problem import Headers, Refusal
 from perdure.gateway.request import Fields, HttpRequest
 from perdure.gateway.stream import Stream
+from perdure.gateway.wire import BODILESS
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -68,12 +69,13 @@ async def serve_http(gateway: Gateway, scope: Scope, receive: Receive, send: Sen
     status, out, content = await answered
     if isinstance(content, Stream):
         start = {"type": "http.response.start", "status": status, "headers": list(out)}
-        await _send_stream(content, start, receive, send, head_only=scope["method"] == "HEAD")
+        head_only = scope["method"] == "HEAD" or status in BODILESS
+        await _send_stream(content, start, receive, send, head_only=head_only)
         return
-    if status != 204:
+    if status not in BODILESS:
         out = (*out, (b"content-length", b"%d" % len(content)))
     await send({"type": "http.response.start", "status": status, "headers": list(out)})
-    if scope["method"] == "HEAD":
+    if scope["method"] == "HEAD" or status in BODILESS:
         content = b""
     await send({"type": "http.response.body", "body": content})
 

@@ -11,10 +11,10 @@ from urllib.parse import unquote_to_bytes
 
 from perdure.gateway.problem import Headers, Refusal
 from perdure.gateway.reply import RESULT
-from perdure.gateway.request import HttpRequest
+from perdure.gateway.request import HttpRequest, split_target
 from perdure.gateway.stream import Stream
 from perdure.gateway.websocket import WebSocket
-from perdure.gateway.wire import LAST_CHUNK, answer, chunk, result, stream_head
+from perdure.gateway.wire import BODILESS, LAST_CHUNK, answer, chunk, result, stream_head
 from perdure.journal.identity import oid_of
 
 if TYPE_CHECKING:
@@ -75,14 +75,15 @@ class Exchange(HttpRequest):
         self, conn: Connection, status: int, headers: Headers, stream: Stream
     ) -> None:
         self.conn = conn
-        self.chunked = conn.parser.get_http_version() == "1.1"
-        if not self.chunked:
+        bodiless = status in BODILESS
+        self.chunked = conn.parser.get_http_version() == "1.1" and not bodiless
+        if not (self.chunked or bodiless):
             # Nothing but the end of the connection tells the client that the body is complete.
             conn.end()
             self.connection = b"close"
         date = conn.front.date
         self.data = stream_head(status, headers, date, self.connection, chunked=self.chunked)
-        if self.method == b"HEAD":
+        if bodiless or self.method == b"HEAD":
             self.conn = None
             stream.left()
         else:
@@ -113,13 +114,23 @@ class Exchange(HttpRequest):
             conn.answered()
 
     def cut(self) -> None:
-        if self.conn is not None:
-            self.conn.transport.abort()
+        conn = self.conn
+        if conn is None:
+            return
+        if self.chunked and not conn.stuck_since:
+            # What was given out so far arrives, and the answers before it; that the last chunk is
+            # missing tells the rest.
+            # Not at once: the parser may be at work, and answers before it on their way.
+            conn.end()
+            conn.front.loop.call_soon(conn.end_here)
+        else:
+            conn.transport.abort()
 
     def queued(self) -> int:
-        if self.conn is None:
+        conn = self.conn
+        if conn is None:
             return 0
-        return self.gathered + self.conn.transport.get_write_buffer_size()
+        return (self.gathered if conn.flushing else 0) + conn.transport.get_write_buffer_size()
 
     def left(self) -> None:
         """The connection is lost."""
@@ -155,7 +166,7 @@ class Exchange(HttpRequest):
     def scope(self) -> dict[str, Any]:
         assert self.conn is not None
         transport = self.conn.transport
-        path, _, query = self.target.partition(b"?")
+        path, query = split_target(self.target)
         return {
             "type": "http",
             "asgi": {"version": "3.0", "spec_version": "2.3"},

@@ -309,7 +309,7 @@ class Gateway:
             timeout = read_timeout(fields)
             if timeout is not None:
                 when = self.clock.now_ns() + int(min(timeout, TIMEOUT_MAX) * NS)
-                self.clock.call_at(when, lambda: answer.timed_out(timeout))
+                answer.end_at(when, timeout)
             self._call(
                 IncomingCall(
                     route.kind,
@@ -352,7 +352,7 @@ class Gateway:
         body = ItemsBody(self, respond, route, prefix, events=wants_events(fields))
         if timeout is not None:
             when = self.clock.now_ns() + int(min(timeout, TIMEOUT_MAX) * NS)
-            self.clock.call_at(when, lambda: body.timed_out(timeout))
+            body.end_at(when, timeout)
         self._call(
             IncomingCall(
                 route.kind,

@@ -99,6 +99,7 @@ class Connection(asyncio.Protocol):
         "taking",
         "target",
         "transport",
+        "unread",
     )
 
     parser: httptools.HttpRequestParser
@@ -144,6 +145,7 @@ class Connection(asyncio.Protocol):
         self.active = True
         self.since = front.now
         self.stuck_since = 0.0
+        self.unread = 0
         self.lingering_since = 0.0
         self.deaf_since = 0.0
 
@@ -201,6 +203,7 @@ class Connection(asyncio.Protocol):
 
     def pause_writing(self) -> None:
         self.stuck_since = self.front.now
+        self.unread = self.transport.get_write_buffer_size()
         self._stop_taking()
 
     def resume_writing(self) -> None:
@@ -471,6 +474,11 @@ class Connection(asyncio.Protocol):
         self.ending = self.attend = True
         self.taking = False
 
+    def end_here(self) -> None:
+        """End the connection behind what is on its way out, whatever is still pending."""
+        self._flush()
+        self.transport.close()
+
     def _attend(self) -> None:
         """See to what waited for answers to leave, or for the client to read."""
         if self.feeding:
@@ -533,8 +541,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         elif self.pending and self.pending[0].stream is not None:
             # It may go on for ever. Its client comes back for the rest.
-            self._flush()
-            self.transport.close()
+            self.end_here()
         elif not self.pending and not self.target:
             self._leave()
 
@@ -555,6 +562,11 @@ class Connection(asyncio.Protocol):
             if now - self.lingering_since > limits.linger_s:
                 self.transport.abort()
         elif self.stuck_since or self.deaf_since:
+            unread = self.transport.get_write_buffer_size()
+            if self.stuck_since and unread < self.unread:
+                # It reads, if slowly: a large answer takes its time.
+                self.stuck_since = now
+            self.unread = unread
             if now - (self.stuck_since or self.deaf_since) > limits.stuck_s:
                 self.transport.abort()
         elif self.backlog:

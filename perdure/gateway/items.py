@@ -59,6 +59,7 @@ class ItemsBody:
         "_call_id",
         "_events",
         "_gateway",
+        "_patience",
         "_prefix",
         "_respond",
         "_route",
@@ -84,6 +85,11 @@ class ItemsBody:
         self._stream = Stream(gateway.settings.socket_queue_bytes)
         self._call_id = call_id
         self._timer: Timer | None = None
+        self._patience: Timer | None = None
+
+    def end_at(self, when_ns: int, seconds: float) -> None:
+        """So long the client waits for the stream to begin."""
+        self._patience = self._gateway.clock.call_at(when_ns, lambda: self._timed_out(seconds))
 
     def accepted(self, call_id: str) -> None:
         """The call is on disk. Its answer may be there as well, and comes right behind."""
@@ -114,19 +120,19 @@ class ItemsBody:
             self._timer.cancel()
         self._stream.end()
 
-    def timed_out(self, seconds: float) -> None:
-        """The client's patience has ended; a stream that has begun goes on."""
+    def _timed_out(self, seconds: float) -> None:
+        # A stream that has begun goes on.
         detail = f"nothing came within {seconds:g} s; the call itself goes on"
         self.refuse(problem("timeout", detail))
 
     def refuse(self, reply: Reply) -> None:
         """Answer with a problem, if nothing was answered yet."""
-        respond, self._respond = self._respond, None
+        respond = self._taken()
         if respond is not None:
             self._gateway.answer(respond, self._route, reply)
 
     def _begin(self) -> None:
-        respond, self._respond = self._respond, None
+        respond = self._taken()
         if respond is None:
             return
         headers: Headers = (
@@ -143,6 +149,12 @@ class ItemsBody:
         respond(200, headers, self._stream)
         if self._events:
             self._keep_alive()
+
+    def _taken(self) -> Respond | None:
+        if self._patience is not None:
+            self._patience.cancel()
+        respond, self._respond = self._respond, None
+        return respond
 
     def _keep_alive(self) -> None:
         clock = self._gateway.clock

@@ -12,6 +12,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 _STATUS_LINES = {
     status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus
 }
+BODILESS = (204, 304)
+"""Answers with these statuses have no body: what came behind the head would be read as the next
+answer."""
 _LENGTHS_MAX = 1024
 _LENGTHS = [b"%d\r\n\r\n" % length for length in range(_LENGTHS_MAX)]
 
@@ -42,7 +45,7 @@ def answer(
     if status != 204:
         parts.append(b"content-length: %d\r\n" % len(body))
     parts.append(b"\r\n")
-    if not head_only:
+    if not head_only and status not in BODILESS:
         parts.append(body)
     return b"".join(parts)
 

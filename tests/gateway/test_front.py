@@ -90,6 +90,30 @@ async def test_a_client_that_never_reads_is_cut_off() -> None:
         await until(lambda: not w.front.connections)
 
 
+async def test_a_client_that_reads_slowly_gets_all_of_a_large_answer() -> None:
+    async with wire() as w:
+        w.host.holding = True
+        client = await w.open()
+        client.send(INCREMENT)
+        await w.host.wait_for(1)
+        body = b'"' + b"x" * 40_000_000 + b'"'
+        w.host.answer(w.host.calls[0], body)
+        (connection,) = w.front.connections
+        await until(lambda: connection.stuck_since)
+        unread = connection.transport.get_write_buffer_size
+        got = b""
+        sweeps = 0
+        while before := unread():
+            while unread() == before:
+                got += await client.reader.read(1 << 20)
+            w.sweep(40)
+            sweeps += 1
+        assert sweeps > 3
+        while len(got) < len(body):
+            got += await client.reader.read(1 << 20)
+        assert got.endswith(body)
+
+
 @pytest.mark.parametrize("rudely", [False, True])
 async def test_a_client_that_vanishes_leaves_its_call_and_no_trace(rudely: bool) -> None:
     async with wire() as w:

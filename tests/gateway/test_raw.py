@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,7 +26,7 @@ from perdure import Action, App, Forbidden, Object, Settings, current, sleep
 from perdure.gateway.front import serve_front
 from perdure.gateway.http import Gateway
 from perdure.node import Node
-from tests.gateway.fakes import until
+from tests.gateway.fakes import Client, until, vanish
 
 
 class Site(Object):
@@ -77,6 +78,15 @@ class Site(Object):
             case "POST", "form":
                 form = await request.form()
                 return PlainTextResponse(str(form["name"]))
+            case "GET", "status":
+                return Response(request.query_params.get("body"), int(request.query_params["is"]))
+            case "GET", "piecewise":
+                status = int(request.query_params["is"])
+                return StreamingResponse(self._lines(), status)
+            case "GET", "field":
+                return Response(headers={"x-a": "b\r\nx-c: d"})
+            case "GET", "fails-at-once":
+                return StreamingResponse(self._bad())
             case "OPTIONS", _:
                 return Response(status_code=204, headers={"allow": "GET, PUT"})
             case "GET", name if name in self.pages:
@@ -89,6 +99,10 @@ class Site(Object):
             await sleep(0.001)
         if bad:
             raise LookupError("no more")
+
+    async def _bad(self) -> AsyncIterator[str]:
+        yield "one"
+        raise LookupError("no more")
 
     async def count(self) -> int:
         return self.hits
@@ -219,3 +233,54 @@ async def test_the_same_key_brings_the_recorded_response(tmp_path: Path) -> None
         assert again.headers["idempotent-replayed"] == "true"
         other = await http.put("/Site/a/p", content="two", headers=headers)
         assert other.json()["code"] == "idempotency-mismatch"
+
+
+@faces
+async def test_a_response_without_a_body_is_the_end_of_it(face: Any, tmp_path: Path) -> None:
+    async with face(tmp_path) as http:
+        for status in (204, 304):
+            for path in (
+                f"/Site/a/status?is={status}&body=HTTP/1.1",
+                f"/Site/a/piecewise?is={status}",
+            ):
+                bare = await http.get(path)
+                assert (bare.status_code, bare.text) == (status, "")
+                # The next answer on the connection is the next answer.
+                assert (await http.get("/Site/a/echo")).status_code == 200
+        # uvicorn cannot send those that have no name.
+        for status in (200, 404, *((299, 599, 799) if face is own_front else ())):
+            text = await http.get(f"/Site/a/status?is={status}&body=text")
+            assert (text.status_code, text.text) == (status, "text")
+
+
+@faces
+async def test_what_is_no_response_in_http_is_not_sent(face: Any, tmp_path: Path) -> None:
+    async with face(tmp_path) as http:
+        for path in ("status?is=100", "status?is=101", "status?is=0", "status?is=1000", "field"):
+            answer = await http.get(f"/Site/a/{path}")
+            assert (answer.status_code, answer.json()["error"]) == (500, "ResultTypeError"), path
+            assert "cannot be sent" in answer.json()["message"]
+            assert "x-c" not in answer.headers
+        assert (await http.get("/Site/a/piecewise?is=42")).status_code == 500
+
+
+@faces
+async def test_what_failed_at_once_is_not_taken_for_whole(face: Any, tmp_path: Path) -> None:
+    async with face(tmp_path) as http:
+        got = b""
+        with pytest.raises(httpx.RemoteProtocolError):
+            async with http.stream("GET", "/Site/a/fails-at-once") as response:
+                async for piece in response.aiter_raw():
+                    got += piece
+        assert (response.status_code, got) == (200, b"one")
+
+
+async def test_a_request_may_name_the_server_as_to_a_proxy(tmp_path: Path) -> None:
+    async with own_front(tmp_path) as http:
+        port = http.base_url.port
+        assert port is not None
+        client = Client(*await asyncio.open_connection("127.0.0.1", port))
+        client.send(b"GET http://a/Site/a/echo?x=1 HTTP/1.1\r\nHost: a\r\n\r\n")
+        said = json.loads((await client.reply()).body)
+        assert (said["url"], said["query"]) == ("http://a/Site/a/echo?x=1", {"x": "1"})
+        vanish(client, False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -16,6 +17,7 @@ import uvicorn
 from perdure import App, Object, Settings, query
 from perdure.gateway.front import serve_front
 from perdure.gateway.http import Gateway
+from perdure.gateway.items import ItemsBody
 from perdure.node import Node
 from tests.gateway.fakes import Client, post, until, vanish
 
@@ -38,9 +40,11 @@ class Feed(Object):
         for number in range(1, to + 1):
             yield number
 
-    async def large(self, times: int) -> AsyncIterator[str]:
+    async def large(self, times: int, gap: float = 0.01) -> AsyncIterator[str]:
         for _ in range(times):
             yield "x" * 100_000
+            if gap:
+                await asyncio.sleep(gap)
 
     async def stumble(self, after: int) -> AsyncIterator[int]:
         for number in range(1, after + 1):
@@ -280,14 +284,64 @@ async def test_http_1_0_gets_a_body_up_to_the_end_of_the_connection(tmp_path: Pa
 async def test_a_client_that_does_not_read_is_cut_off_and_nothing_stops(tmp_path: Path) -> None:
     async with own_front(tmp_path, socket_queue_bytes=100_000) as url:
         client = Client(*await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])))
+        client.reader._transport.pause_reading()  # type: ignore[attr-defined]
         client.writer.write(post("/Feed/a/large", b"[200]"))
         async with httpx.AsyncClient(base_url=url) as http:
             assert (await http.post("/Feed/a/at_once", json=[1])).text == "1\n"
+            # It goes on to its end without a reader.
+            whole = await http.post("/Feed/a/large", json=[200], timeout=60)
+            assert len(whole.content) == 200 * 100_003
+        client.reader._transport.resume_reading()  # type: ignore[attr-defined]
         got = 0
         with pytest.raises((ConnectionError, asyncio.IncompleteReadError)):
             while True:
                 got += len(await client.reader.readexactly(1000))
         assert got < 200 * 100_000
+
+
+@faces
+async def test_what_comes_all_at_once_may_be_larger_than_the_bound(
+    face: Face, tmp_path: Path
+) -> None:
+    async with face(tmp_path) as url, httpx.AsyncClient(base_url=url, timeout=60) as http:
+        lines = 1_000_000 // 5
+        reply = await http.get(f"/Feed/a/listed?to={lines}")
+        assert reply.text.splitlines()[-1] == str(lines)
+        headers = {**EVENTS, "Idempotency-Key": "k"}
+        reply = await http.post("/Feed/a/large", json=[30, 0], headers=headers)
+        assert len(reply.text.split("\n\n")) == 32
+        # And so does what a client missed.
+        headers["Last-Event-ID"] = "1"
+        reply = await http.post("/Feed/a/large", json=[30, 0], headers=headers)
+        assert reply.text.startswith("id: 2\n")
+        assert len(reply.text.split("\n\n")) == 31
+
+
+async def test_a_stream_behind_a_slow_answer_waits_within_its_bound(tmp_path: Path) -> None:
+    async with own_front(tmp_path, socket_queue_bytes=100_000) as url:
+        client = Client(*await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2])))
+        client.writer.write(
+            post("/Feed/a/numbers", b"[1]")
+            + post("/Feed/b/large", b"[100]")
+            + post("/Feed/b/count", b"")
+        )
+        async with httpx.AsyncClient(base_url=url) as http:
+            whole = await http.post("/Feed/b/large", json=[100], timeout=60)
+            assert len(whole.content) == 100 * 100_003
+            await http.post("/Feed/a/open")
+        # The answer before it is whole; the stream is not, and can be told from one that is.
+        assert (await client.reader.readuntil(b"0\r\n\r\n")).endswith(b"2\r\n1\n\r\n0\r\n\r\n")
+        rest = await client.reader.read()
+        assert len(rest) < 100 * 100_000
+        assert not rest.endswith(b"0\r\n\r\n")
+
+
+async def test_patience_that_was_not_needed_is_forgotten(tmp_path: Path) -> None:
+    async with own_front(tmp_path) as url, httpx.AsyncClient(base_url=url) as http:
+        headers = {"Perdure-Timeout": "86400"}
+        assert (await http.post("/Feed/a/at_once", json=[1], headers=headers)).text == "1\n"
+        gc.collect()
+        assert not [one for one in gc.get_objects() if type(one) is ItemsBody]
 
 
 async def test_a_drain_ends_streams_that_would_go_on(tmp_path: Path) -> None:
