@@ -62,7 +62,7 @@ class AsgiSession(Session):
     def send(self, frame: Frame) -> None:
         if self._queued > self.gateway.settings.socket_queue_bytes and not self._catching:
             # One message may be larger than the bound; it is the next one that is too many.
-            asyncio.get_running_loop().call_soon(self.too_slow)
+            self.leave_out()
             return
         self._put_message(opcode_of(frame), with_header(frame) if self.resumable else frame.body)
 

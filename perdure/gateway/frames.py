@@ -35,6 +35,7 @@ NO_CODE = 1005
 # Below it a frame hardly gets smaller.
 COMPRESS_FROM = 512
 _LEVEL = 3
+_WINDOWS = [str(bits) for bits in range(8, zlib.MAX_WBITS + 1)]
 _TAIL = b"\x00\x00\xff\xff"
 
 _SHORT = [bytes((_FIN | opcode, size)) for opcode in range(16) for size in range(126)]
@@ -274,9 +275,9 @@ def _window_bits(parameters: list[str]) -> int | None:
                 return None
         elif name == "server_max_window_bits":
             # zlib has no raw stream with a window of 8 bits.
-            if not value.isdigit() or not 9 <= int(value) <= zlib.MAX_WBITS:
+            if value not in _WINDOWS[1:]:
                 return None
             bits = int(value)
-        elif name != "client_max_window_bits":
+        elif name != "client_max_window_bits" or (value and value not in _WINDOWS):
             return None
     return bits

@@ -58,6 +58,7 @@ class Session:
         "_held",
         "_held_bytes",
         "_lines",
+        "_missing",
         "_second",
         "_stays",
         "_unsettled",
@@ -91,6 +92,8 @@ class Session:
         self._catching = False
         self._closing: tuple[int, str] | None = None
         self._has_ephemeral = kind.hooks is not None and kind.hooks.ephemeral is not None
+        self._missing = False
+        """A message was too much for the client: none that follow may reach it before that one."""
         self._acked = 0
         self._ack_due = False
         self._unsettled = 0
@@ -139,8 +142,10 @@ class Session:
         self.phase = Phase.OPEN
         if self._catching:
             return
-        # One that comes back for a connection that is gone has none: it is closed at once.
-        if self.resumable and self._lines.open.get(self.oid, {}).get(self.id) is self:
+        # One that comes back for a connection that is gone has none: it is closed at once. One that
+        # is to be closed already had it, and comes back for what did not fit.
+        there = self._lines.open.get(self.oid, {}).get(self.id) is self
+        if self.resumable and (there or self._closing is not None):
             self._hello(self._lines.token(self.oid, self.id), resumed=0, received=0)
         self.go_on()
 
@@ -202,16 +207,23 @@ class Session:
 
     def frame(self, frame: Frame) -> None:
         """Send a message, or hold it back while the line is not ready."""
+        if self._missing:
+            return
         if self._held is None:
             self.send(frame)
+        elif frame.index < 0 and self._catching:
             return
-        if frame.index < 0 and self._catching:
-            return
-        if self._held_bytes > self.gateway.settings.socket_queue_bytes:
-            asyncio.get_running_loop().call_soon(self.too_slow)
-            return
-        self._held.append(frame)
-        self._held_bytes += len(frame.body)
+        elif self._held_bytes > self.gateway.settings.socket_queue_bytes:
+            self.leave_out()
+        else:
+            self._held.append(frame)
+            self._held_bytes += len(frame.body)
+
+    def leave_out(self) -> None:
+        """There is more for the client than may wait for it: its line ends behind what does."""
+        self._missing = True
+        # Not from within: somebody may be on the way through all sockets.
+        asyncio.get_running_loop().call_soon(self.too_slow)
 
     def acknowledge(self, number: int) -> None:
         """The client's messages up to that number are on disk. Said once for each loop pass."""
@@ -233,6 +245,9 @@ class Session:
 
     def settled(self) -> None:
         """A message is on disk."""
+        if not self._unsettled:
+            # It came on the line before this one.
+            return
         self._unsettled -= 1
         if self._unsettled == _UNSETTLED_MAX // 2:
             self.pause(False)
@@ -286,8 +301,8 @@ class Session:
             self._lines.behind(self, lambda: self._lines.drop(self, code, reason, final=True))
 
     def too_slow(self) -> None:
-        """The client does not read what it is sent."""
-        if self.phase is Phase.OPEN:
+        """The client does not read what it is sent, or cannot yet."""
+        if self.phase in (Phase.JOINING, Phase.OPEN):
             self._lines.drop(self, LATER, "the client reads too slowly")
 
     def restart(self) -> None:

@@ -267,8 +267,7 @@ class WebSocket(Session, asyncio.Protocol):
 
     def send(self, frame: Frame) -> None:
         if self._is_over and not self._catching and self._is_full():
-            # Not from within: somebody may be on the way through all sockets.
-            self._front.loop.call_soon(self.too_slow)
+            self.leave_out()
             return
         data = frame.packed.get(self.variant)
         if data is None:
