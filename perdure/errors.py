@@ -178,7 +178,7 @@ class MethodNotAllowed(CallError):
 
 
 class PayloadTooLarge(CallError):
-    """The body is larger than `max_body_bytes`."""
+    """The body is larger than `max_body_bytes`, or `max_upload_bytes`."""
 
     code = "payload-too-large"
 

@@ -27,6 +27,8 @@ class Settings:
     port: int = 7373
     max_body_bytes: int = 8 * 1024 * 1024
     """A request body over it is answered 413 `payload-too-large`."""
+    max_upload_bytes: int | None = None
+    """The same for a body that an `on_request` reads while it comes; None: as `max_body_bytes`."""
     socket_queue_bytes: int = 1024 * 1024
     """Bytes that may wait for a client that reads slowly; over it its stream is cut off, its
     WebSocket closed with 1013."""
@@ -76,7 +78,14 @@ class Settings:
     insecure: bool = False
     """Serve a non-loopback address without an `authorize`."""
 
+    @property
+    def upload_bytes_max(self) -> int:
+        """What `max_upload_bytes` comes to."""
+        return self.max_body_bytes if self.max_upload_bytes is None else self.max_upload_bytes
+
     def __post_init__(self) -> None:
+        if self.upload_bytes_max < 1:
+            raise BadSettings(f"max_upload_bytes must be at least 1, not {self.upload_bytes_max!r}")
         for name in (
             "max_body_bytes",
             "mailbox_limit",
@@ -113,6 +122,7 @@ _TYPES: dict[str, Any] = {
     "str": str,
     "str | None": str,
     "int": int,
+    "int | None": int,
     "float": float,
     "bool": lambda text: {"1": True, "true": True, "0": False, "false": False}[text.lower()],
 }

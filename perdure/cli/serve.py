@@ -26,7 +26,13 @@ from perdure.supervisor.supervise import Supervisor
 F = TypeVar("F", bound=Callable[..., Any])
 
 _TOLD_HERE = {"host": "The address to serve on.", "port": "The port; 0 takes a free one."}
-_TYPES: dict[str, Any] = {"str": str, "str | None": str, "int": int, "float": float}
+_TYPES: dict[str, Any] = {
+    "str": str,
+    "str | None": str,
+    "int": int,
+    "int | None": int,
+    "float": float,
+}
 
 
 def setting_flags(command: F) -> F:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from perdure.gateway.http import Gateway
     from perdure.gateway.http1 import Connection
     from perdure.gateway.upgrade import Upgrade
+    from perdure.host.uploads import Upload
     from perdure.kind import Kind
 
 
@@ -40,6 +41,7 @@ class Exchange(HttpRequest):
     chunked: bool = True
     gathered: int = 0
     """Bytes of the body that wait for the end of this pass of the loop."""
+    upload: Upload | None = None  # type: ignore[misc]
 
     def respond(self, status: int, headers: Headers, body: bytes | Stream) -> None:
         conn = self.conn
@@ -57,6 +59,8 @@ class Exchange(HttpRequest):
             return
         else:
             front = conn.front
+            if conn.inflow is not None:
+                conn.inflow.answered(self)
             if front.draining and front.pass_on is None and conn.pending[-1] is self:
                 conn.end()
                 self.connection = b"close"
@@ -109,6 +113,8 @@ class Exchange(HttpRequest):
     def finish(self) -> None:
         conn = self.conn
         if conn is not None:
+            if conn.inflow is not None:
+                conn.inflow.answered(self)
             self.conn = self.stream = None
             self.data = LAST_CHUNK if self.chunked else b""
             conn.answered()

@@ -62,6 +62,7 @@ class Front:
         self.gateway = gateway
         self.limits = limits
         self.body_bytes_max = gateway.settings.max_body_bytes
+        self.upload_bytes_max = gateway.settings.upload_bytes_max
         self.small = min(_SMALL, self.body_bytes_max)
         self.in_flight_max = limits.in_flight_max
         self.loop = asyncio.get_running_loop()

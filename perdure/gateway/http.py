@@ -46,7 +46,7 @@ from perdure.gateway.upgrade import upgrade
 from perdure.host.following import follow
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.raw_requests import pack
-from perdure.journal.entry import HTTP
+from perdure.journal.entry import HTTP, UPLOAD
 from perdure.ref import check_key
 from perdure.serde import Arguments
 from perdure.settings import Settings
@@ -231,6 +231,15 @@ class Gateway:
             self._places[target] = route, key
         return route, key
 
+    def takes_pieces(self, target: bytes) -> bool:
+        """Whether what a target names reads the body of a request while it comes."""
+        path, _ = split_target(target)
+        try:
+            route, _ = self._places.get(path) or self._locate(path)
+        except (PerdureError, Refusal):
+            return False
+        return route.raw
+
     # ---- the long way ----
 
     def _take_long_way(self, request: HttpRequest, respond: Respond) -> None:
@@ -305,7 +314,8 @@ class Gateway:
 
         def authorized(principal: Any) -> None:
             raw = raw_request(request)
-            answer = RawAnswer(self, respond, route)
+            upload = request.upload
+            answer = RawAnswer(self, respond, route, upload)
             timeout = read_timeout(fields)
             if timeout is not None:
                 when = self.clock.now_ns() + int(min(timeout, TIMEOUT_MAX) * NS)
@@ -319,9 +329,10 @@ class Gateway:
                     ((raw.method, raw.raw_path, raw.query, raw.body), {}),
                     pack(raw),
                     answer.answered,
-                    format=HTTP,
+                    format=HTTP if upload is None else UPLOAD,
                     principal=principal,
                     idempotency_key=read_idempotency_key(fields),
+                    on_accepted=None if upload is None else upload.begin,
                     on_item=answer.item,
                     deadline_ns=self._deadline_ns(fields),
                 )

@@ -23,40 +23,15 @@ import httptools
 import structlog
 
 from perdure.gateway.exchange import Exchange
+from perdure.gateway.inflow import Inflow, examine, too_large_body
 from perdure.gateway.problem import Refusal
-from perdure.gateway.request import Fields, RawHeaders
+from perdure.gateway.request import PLAIN_FIELDS, Fields, RawHeaders
 from perdure.gateway.wire import CONTINUE
 
 if TYPE_CHECKING:
     from perdure.gateway.front import Front
 
 logger = structlog.get_logger("perdure")
-
-# Fields that change neither what is asked nor how it is answered, in the two spellings that
-# clients use. One that is not listed costs its request the long way through the gateway, no more.
-_PLAIN = frozenset(
-    spelling.encode()
-    for name in (
-        "Host",
-        "User-Agent",
-        "Accept",
-        "Accept-Encoding",
-        "Accept-Language",
-        "Content-Type",
-        "Content-Length",
-        "Cache-Control",
-        "Cookie",
-        "Pragma",
-        "Referer",
-        "DNT",
-        "Sec-Fetch-Dest",
-        "Sec-Fetch-Mode",
-        "Traceparent",
-        "Tracestate",
-        "X-Request-Id",
-    )
-    for spelling in (name, name.lower())
-)
 
 
 class _Fault(Exception):
@@ -87,6 +62,7 @@ class Connection(asyncio.Protocol):
         "head",
         "headers",
         "heard",
+        "inflow",
         "linger",
         "lingering_since",
         "out",
@@ -123,6 +99,8 @@ class Connection(asyncio.Protocol):
         self.got = 0
         self.examined = False
         self.continue_due = False
+        self.inflow: Inflow | None = None
+        """The message's body is on its way to a call that runs."""
         self.fault: tuple[str, str] | None = None
         self.again = b""
         # Requests without an answer that has left, and those of them the gateway has not yet got.
@@ -159,6 +137,8 @@ class Connection(asyncio.Protocol):
             self._leave()
 
     def connection_lost(self, error: Exception | None) -> None:
+        if self.inflow is not None:
+            self.inflow.cut()
         for exchange in self.pending:
             exchange.left()
         self.pending.clear()
@@ -197,6 +177,8 @@ class Connection(asyncio.Protocol):
         if not self.pending or self.front.draining:
             return False
         # It may have closed its half alone, and still read.
+        if self.inflow is not None:
+            self.inflow.cut()
         self.end()
         self.deaf_since = self.front.now
         return True
@@ -217,7 +199,7 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name, value))
-        if name not in _PLAIN:
+        if name not in PLAIN_FIELDS:
             self._special(name, value)
 
     def on_headers_complete(self) -> None:
@@ -233,6 +215,12 @@ class Connection(asyncio.Protocol):
             self.body += chunk
 
     def on_message_complete(self) -> None:
+        if self.begun:
+            self.begun = 0.0
+            self.examined = self.continue_due = False
+            if self.inflow is not None:
+                self.inflow.ended()
+                return
         parser = self.parser
         exchange = Exchange(
             parser.get_method(),
@@ -246,9 +234,6 @@ class Connection(asyncio.Protocol):
         self.head = None
         self.body = b""
         self.plain = self.active = True
-        if self.begun:
-            self.begun = 0.0
-            self.examined = self.continue_due = False
         if self.headers:
             self.headers = []
         pending = self.pending
@@ -256,7 +241,7 @@ class Connection(asyncio.Protocol):
         if exchange.plain and self.taking and len(pending) <= self.front.in_flight_max:
             self.handle(exchange, exchange.respond)
         else:
-            self._admit(exchange)
+            self.admit(exchange)
 
     # ---- requests that are not plain, small and whole ----
 
@@ -269,7 +254,7 @@ class Connection(asyncio.Protocol):
         ):
             self.plain = False
 
-    def _admit(self, exchange: Exchange) -> None:
+    def admit(self, exchange: Exchange) -> None:
         if self.ending:
             self.pending.pop()
             return
@@ -283,7 +268,8 @@ class Connection(asyncio.Protocol):
                 self._stop("bad-request", f"HTTP/{version} is not spoken here, but HTTP/1.1")
             if not parser.should_keep_alive() or parser.should_upgrade():
                 exchange.connection = b"close"
-                self.end()
+                if exchange.upload is None:
+                    self.end()
             elif version == "1.0":
                 exchange.connection = b"keep-alive"
         if self.backlog or self.stuck_since or len(self.pending) > self.front.in_flight_max:
@@ -326,7 +312,7 @@ class Connection(asyncio.Protocol):
         except httptools.HttpParserUpgrade:
             # Once is a client that would like HTTP/2; to parse again and again what somebody
             # sends in one piece would be a way to keep this process busy.
-            self._refuse("bad-request", "the connection has been offered an upgrade already")
+            self.refuse("bad-request", "the connection has been offered an upgrade already")
         except httptools.HttpParserError as error:
             self._malformed(error)
 
@@ -353,30 +339,14 @@ class Connection(asyncio.Protocol):
             self.got = 0
         if self.head is None:
             if self.got > front.limits.head_bytes_max:
-                self._refuse(*_too_large_head(len(self.target) > front.limits.target_bytes_max))
+                self.refuse(*_too_large_head(len(self.target) > front.limits.target_bytes_max))
         elif not self.examined:
             self.examined = True
             self.got = 0
-            self._examine(Fields(self.head))
-        elif self.got > front.limits.head_bytes_max + 8 * len(self.body):
+            examine(self, Fields(self.head))
+        elif self.got > front.limits.head_bytes_max + 8 * self.body_bytes():
             # Not in the body, so in trailers or in the extensions of chunks.
-            self._refuse(*_too_large_head(False))
-
-    def _examine(self, fields: Fields) -> None:
-        """Look at the head of a message whose body is still to come."""
-        length = fields.raw(b"content-length")
-        if length.isdigit() and int(length) > self.front.body_bytes_max:
-            self._refuse(*self._too_large())
-            return
-        expected = fields.raw(b"expect").lower()
-        if not expected or self.parser.get_http_version() == "1.0":
-            return
-        if expected != b"100-continue":
-            self._refuse("expectation-failed", "only 100-continue can be met")
-        elif self.pending:
-            self.continue_due = self.attend = True
-        else:
-            self.transport.write(CONTINUE)
+            self.refuse(*_too_large_head(False))
 
     def _check_head(self) -> None:
         head = self.head or []
@@ -389,9 +359,20 @@ class Connection(asyncio.Protocol):
         ):
             self._stop(*_too_large_head(False))
 
+    def _reads(self, exchange: Exchange) -> bool:
+        return self.inflow is not None and self.inflow.exchange is exchange
+
+    def body_bytes(self) -> int:
+        """Bytes of the body that have come."""
+        return len(self.body) if self.inflow is None else self.inflow.upload.size
+
     def _more_body(self, chunk: bytes) -> None:
+        if self.inflow is not None:
+            if not self.inflow.upload.feed(chunk):
+                self._stop(*too_large_body(self.front.upload_bytes_max))
+            return
         if len(self.body) + len(chunk) > self.front.body_bytes_max:
-            self._stop(*self._too_large())
+            self._stop(*too_large_body(self.front.body_bytes_max))
         if not self.body:
             self.body = chunk
             return
@@ -401,23 +382,20 @@ class Connection(asyncio.Protocol):
 
     # ---- what goes wrong ----
 
-    def _too_large(self) -> tuple[str, str]:
-        return "payload-too-large", f"a body has at most {self.front.body_bytes_max} bytes"
-
     def _stop(self, code: str, detail: str) -> NoReturn:
         self.fault = code, detail
         raise _Fault
 
     def _malformed(self, error: httptools.HttpParserError) -> None:
         if self.fault is not None:
-            self._refuse(*self.fault)
+            self.refuse(*self.fault)
         elif isinstance(error, httptools.HttpParserCallbackError):
             logger.error("a request failed inside of perdure", exc_info=error.__context__)
-            self._refuse("internal-error", "perdure has failed; the server's log has the traceback")
+            self.refuse("internal-error", "perdure has failed; the server's log has the traceback")
         else:
-            self._refuse("bad-request", f"this is not HTTP/1.1: {error}")
+            self.refuse("bad-request", f"this is not HTTP/1.1: {error}")
 
-    def _refuse(self, code: str, detail: str) -> None:
+    def refuse(self, code: str, detail: str) -> None:
         """Answer what cannot be read, behind all that is pending, and end the connection."""
         if self.ending:
             return
@@ -426,7 +404,14 @@ class Connection(asyncio.Protocol):
         # what it has sent: our half is closed, and what comes is read and thrown away.
         self.linger = True
         exchange = Exchange(b"", b"", [], b"", False, self, b"close")
-        self.pending.append(exchange)
+        if self.inflow is not None:
+            exchange = self.inflow.exchange
+            self.inflow.cut()
+            if exchange.stream is not None:
+                return
+            exchange.connection = b"close"
+        else:
+            self.pending.append(exchange)
         self.front.gateway.refuse(exchange.respond, Refusal(code, detail))
 
     # ---- answers ----
@@ -496,7 +481,7 @@ class Connection(asyncio.Protocol):
         if self.out:
             self._flush()
             return
-        if self.continue_due and not pending:
+        if self.continue_due and (not pending or self._reads(pending[0])):
             self.continue_due = False
             self.transport.write(CONTINUE)
         if not pending and (self.ending or (self.front.draining and not self.target)):
@@ -504,7 +489,8 @@ class Connection(asyncio.Protocol):
         elif not (backlog or self.stuck_since or self.ending):
             self.taking = True
             self.attend = self.continue_due or self.front.draining
-            self.transport.resume_reading()
+            if self.inflow is None or not self.inflow.paused_since:
+                self.transport.resume_reading()
 
     # ---- the end ----
 
@@ -539,7 +525,7 @@ class Connection(asyncio.Protocol):
         self.attend = True
         if self.deaf_since:
             self.transport.abort()
-        elif self.pending and self.pending[0].stream is not None:
+        elif self.pending and self.pending[0].stream is not None and self.inflow is None:
             # It may go on for ever. Its client comes back for the rest.
             self.end_here()
         elif not self.pending and not self.target:
@@ -574,7 +560,7 @@ class Connection(asyncio.Protocol):
             self.heard = now
         elif self.begun:
             if self._is_late(now):
-                self._refuse("request-timeout", "the request did not arrive in time")
+                self.refuse("request-timeout", "the request did not arrive in time")
         elif self.active:
             self.active = False
             self.since = now
@@ -585,7 +571,9 @@ class Connection(asyncio.Protocol):
         limits = self.front.limits
         if self.head is None:
             return now - self.begun > limits.head_s
-        slowest = limits.head_s + len(self.body) / limits.body_bytes_per_s
+        if self.inflow is not None and self.inflow.paused_since:
+            return False
+        slowest = limits.head_s + self.body_bytes() / limits.body_bytes_per_s
         return now - self.heard > limits.stall_s or now - self.begun > slowest
 
 

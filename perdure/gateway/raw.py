@@ -15,6 +15,7 @@ from perdure.host.raw_requests import RawRequest, unpack_head, unpack_response
 
 if TYPE_CHECKING:
     from perdure.gateway.http import Gateway, Respond, Route
+    from perdure.host.uploads import Upload
 
 # The face writes these itself: they are about the connection, not about the answer.
 _OF_THE_FACE = (b"connection", b"content-length", b"date", b"transfer-encoding")
@@ -47,13 +48,16 @@ def raw_request(request: HttpRequest) -> RawRequest:
 class RawAnswer:
     """One client of `on_request`: its response, as a whole or piece by piece."""
 
-    __slots__ = ("_gateway", "_respond", "_route", "_stream", "_timer")
+    __slots__ = ("_gateway", "_respond", "_route", "_stream", "_timer", "_upload")
 
-    def __init__(self, gateway: Gateway, respond: Respond, route: Route) -> None:
+    def __init__(
+        self, gateway: Gateway, respond: Respond, route: Route, upload: Upload | None
+    ) -> None:
         self._gateway = gateway
         self._respond: Respond | None = respond
         self._route = route
         self._stream: Stream | None = None
+        self._upload = upload
         self._timer: Timer | None = None
 
     def end_at(self, when_ns: int, seconds: float) -> None:
@@ -77,6 +81,8 @@ class RawAnswer:
 
     def answered(self, answer: Answer) -> None:
         """The call has come to its end."""
+        if self._upload is not None:
+            self._upload.stop()
         if self._stream is not None:
             if answer.failure is not None:
                 # Its head said that all is well; now the client must see that it is not whole.

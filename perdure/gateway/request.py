@@ -11,7 +11,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import MutableMapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 from urllib.parse import parse_qsl, quote, urlencode
 
 import msgspec
@@ -24,9 +24,36 @@ if TYPE_CHECKING:
     from perdure.gateway.http import Gateway
     from perdure.gateway.session import Session
     from perdure.gateway.upgrade import Upgrade
+    from perdure.host.uploads import Upload
     from perdure.kind import Kind
 
 RawHeaders = list[tuple[bytes, bytes]]
+
+# Fields that change neither what is asked nor how it is answered, in the two spellings that
+# clients use. One that is not listed costs its request the long way through the gateway, no more.
+PLAIN_FIELDS = frozenset(
+    spelling.encode()
+    for name in (
+        "Host",
+        "User-Agent",
+        "Accept",
+        "Accept-Encoding",
+        "Accept-Language",
+        "Content-Type",
+        "Content-Length",
+        "Cache-Control",
+        "Cookie",
+        "Pragma",
+        "Referer",
+        "DNT",
+        "Sec-Fetch-Dest",
+        "Sec-Fetch-Mode",
+        "Traceparent",
+        "Tracestate",
+        "X-Request-Id",
+    )
+    for spelling in (name, name.lower())
+)
 
 
 class HttpRequest(msgspec.Struct, eq=False):
@@ -42,6 +69,9 @@ class HttpRequest(msgspec.Struct, eq=False):
 
     mounted = False
     """Another application stands before the gateway."""
+
+    upload: ClassVar[Upload | None] = None
+    """Where the rest of the body goes, if it has not come whole."""
 
     upgrades = False
     """It asks for a WebSocket, and the face has seen to the handshake."""
@@ -72,10 +102,14 @@ class HttpRequest(msgspec.Struct, eq=False):
         # Starlette is loaded by those who have a hook; without one the server starts sooner.
         from starlette.requests import Request
 
-        unread = [{"type": "http.request", "body": self.body, "more_body": False}]
+        upload = self.upload
+        more = upload is not None
+        unread = [{"type": "http.request", "body": self.body, "more_body": more}]
 
         async def receive() -> dict[str, Any]:
-            return unread.pop() if unread else {"type": "http.disconnect"}
+            if unread:
+                return unread.pop()
+            return await upload.read_ahead() if upload is not None else {"type": "http.disconnect"}
 
         return Request(self.scope(), receive)
 

@@ -33,6 +33,7 @@ from perdure.host.load import load
 from perdure.host.machine import Machine
 from perdure.host.outputs import gather_outputs
 from perdure.host.quarantine import told_event
+from perdure.host.raw_requests import clients_of
 from perdure.host.schedules import FIRED_MAX
 from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import EVENTS as STEP_EVENTS
@@ -114,7 +115,7 @@ class Activation:
         self.mailbox: deque[IncomingCall | Event] | None = None
         """What waits for the load; None while there is nothing."""
         self.connected = 0
-        """How many connections are open."""
+        """How many clients it has: as Entry.connections says."""
         self.last_lsn = 0
         """The chunk its last entry is in; what is seen of it rests on that."""
         self.base_seq = 0
@@ -161,7 +162,7 @@ class Activation:
         self.listed = self.host.register.arrived(self)
         self.indexed = Seen(self.machine) if self.machine.kind.indexed else None
         self._end_loading(State.ACTIVE)
-        self.connected = len(self.machine.connections or ())
+        self.connected = clients_of(self.machine)
         self.host.activated(self)
         if upgrade is not None:
             self._record(upgrade.event, upgrade.commands, None, upgrade.duration_us)
@@ -453,6 +454,8 @@ class Activation:
             host.register.failed(self)
         wake_at = self.wake_at if undone else machine.wake_at()
         connected = self.connected if undone else len(machine.connections or ())
+        if machine.uploads is not None and not undone:
+            connected = clients_of(machine)
         indexed = changed(self, seq) if machine.kind.indexed and not undone else None
         entry = encode_entry(
             Entry(

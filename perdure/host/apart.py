@@ -335,7 +335,7 @@ class Apart(Activation):
         else:
             handler = call.handler.name
             kind = "query" if call.handler.query else "call"
-            if call.format == HTTP:
+            if call.format >= HTTP:
                 kind = "request"
         action = Action(kind, Ref(self.kind.name, self.machine.key), handler)
         told = b"authorize %b" % kind.encode()

@@ -7,6 +7,7 @@ journal sees. What sessions.py does with events of connections builds on the mem
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from perdure.connection import Connection
 from perdure.host import sessions
@@ -14,11 +15,14 @@ from perdure.host.asking import Asking, Surroundings
 from perdure.journal.entry import Broadcast, Closed, Command, Framed
 from perdure.kind import Kind
 
+if TYPE_CHECKING:
+    from perdure.host.raw_requests import OpenBody
+
 
 class Connecting(Asking):
     """An object's loop, with the connections that the object has."""
 
-    __slots__ = ("connections", "leaving", "passing")
+    __slots__ = ("connections", "leaving", "passing", "uploads")
 
     def __init__(self, kind: Kind, key: str, oid: int, surroundings: Surroundings) -> None:
         super().__init__(kind, key, oid, surroundings)
@@ -28,6 +32,8 @@ class Connecting(Asking):
         """Those that have ended while a hook of theirs still runs or waits."""
         self.passing: list[Command] | None = None
         """What an ephemeral handler sends, while one runs."""
+        self.uploads: dict[str, OpenBody] | None = None
+        """Bodies of requests that did not come whole with the head, by call (raw_requests.py)."""
 
     def frame(self, conn: Connection, body: bytes, text: bool) -> None:
         """Send to one connection."""

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 import msgspec
 
 from perdure.host.promises import token_of
+from perdure.host.raw_requests import cut_bodies
 from perdure.host.records import Held
 from perdure.journal.entry import (
     Call,
@@ -122,6 +123,8 @@ def _rename_calls(machine: Machine) -> None:
         for timer in machine.deadlines.values():
             timer.args = tuple(names.get(arg, arg) for arg in timer.args)
         machine.deadlines = _renamed(machine.deadlines, names)
+    if machine.uploads is not None:
+        machine.uploads = _renamed(machine.uploads, names)
 
 
 def _renamed(known: dict[str, T], names: dict[str, str]) -> dict[str, T]:
@@ -163,3 +166,5 @@ def released(machine: Machine, event: Released) -> None:
         machine.commands.append(Sent(sent.to, again))
     machine.commands += held.sent
     machine.commands += [waited.asked for waited in (machine.steps or {}).values()]
+    # Clients that still sent something to the origin do not send it to the copy.
+    cut_bodies(machine)

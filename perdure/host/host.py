@@ -45,6 +45,7 @@ from perdure.host.residency import Residency
 from perdure.host.sleepers import Sleepers
 from perdure.host.timetables import Timetables
 from perdure.host.upgrades import Versions
+from perdure.host.uploads import Uploads
 from perdure.journal.entry import Answered, Ended
 from perdure.journal.identity import oid_of, oid_of_call, oid_of_target
 from perdure.journal.log import Output, PartitionLog, source_of
@@ -142,6 +143,7 @@ class Host:
         self.delivery = Delivery(self)
         self.effects = Effects(self)
         self.lines = Lines(self)
+        self.uploads = Uploads(self)
         self.quarantine = Quarantine(self, deaths)
         self.open_promises = OpenPromises()
         self.timetables = Timetables(self, objects)
@@ -264,6 +266,7 @@ class Host:
         self.residency.add(activation)
         if activation.connected:
             self.lines.loaded(activation)
+            self.uploads.loaded(activation)
 
     def remove(self, activation: Activation) -> None:
         """Take an activation out of the table, since its memory is not to be believed."""

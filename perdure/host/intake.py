@@ -35,7 +35,7 @@ def admit(activation: Activation, call: IncomingCall) -> Call | None:
     handler = call.handler
     if machine.kind.authorizes:
         kind: ActionKind = "query" if handler.query else "call"
-        if call.format == HTTP:
+        if call.format >= HTTP:
             kind = "request"
         if not is_authorized(activation, call, kind, handler.name, now):
             return None

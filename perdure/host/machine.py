@@ -15,17 +15,13 @@ import heapq
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from perdure.errors import (
-    CallCancelled,
-    Conflict,
-    NotSerializable,
-    UnknownHandler,
-)
+from perdure.errors import CallCancelled, Conflict, NotSerializable, UnknownHandler
 from perdure.failure import Failure, exception_of, failure_of
 from perdure.host import (
     cancelling,
     forking,
     promises,
+    raw_requests,
     repairs,
     schedules,
     sessions,
@@ -35,14 +31,8 @@ from perdure.host import (
 )
 from perdure.host.asking import Surroundings
 from perdure.host.connecting import Connecting
-from perdure.host.failures import (
-    decode_failure,
-    encode_failure,
-    pickled_failure,
-    skipped_error,
-)
+from perdure.host.failures import decode_failure, encode_failure, pickled_failure, skipped_error
 from perdure.host.keeping import keep
-from perdure.host.raw_requests import answer_request
 from perdure.host.records import AskedStream, Kept, Running
 from perdure.host.stepping import resolve
 from perdure.host.task import Task
@@ -51,6 +41,7 @@ from perdure.journal.entry import (
     HTTP,
     PICKLE,
     TEXT,
+    UPLOAD,
     Answered,
     Call,
     Cancel,
@@ -60,6 +51,7 @@ from perdure.journal.entry import (
     Fired,
     Forked,
     Item,
+    Piece,
     Refused,
     Released,
     Repaired,
@@ -273,6 +265,8 @@ class Machine(Connecting):
         if self.queue is None:
             self.queue = deque()
         self.queue.append(call)
+        if call.format == UPLOAD:
+            raw_requests.open_body(self, call)
 
     def must_queue(self) -> bool:
         """Whether what comes now has to wait: for `on_create`, or for the call that holds it."""
@@ -327,7 +321,7 @@ class Machine(Connecting):
 
     def begin(self, event: Call, arguments: Arguments | None) -> None:
         """Run a handler to its end or to its first wait."""
-        raw = event.format == HTTP
+        raw = event.format >= HTTP
         handler = self.kind.on_request if raw else self.kind.handlers.get(event.handler)
         if event.schedule:
             handler = self.kind.scheduled(event.handler)
@@ -348,7 +342,7 @@ class Machine(Connecting):
                 self.answer(event, result, None, None)
                 return
             if raw:
-                code: Any = answer_request(self, event)
+                code: Any = raw_requests.answer_request(self, event)
             else:
                 code = handler.function(self.instance, *args, **kwargs)
             if handler.streams:
@@ -473,7 +467,7 @@ class Machine(Connecting):
         self.cancelled_timers = 0
         self.tasks = None
         self.running = self.asked = self.steps = self.step_notes = self.kept = None
-        self.streamed = self.cancelled = self.deadlines = None
+        self.streamed = self.cancelled = self.deadlines = self.uploads = None
         self.holder = self.queue = None
         self.connections = self.leaving = None
         self.creating = False
@@ -486,6 +480,8 @@ class Machine(Connecting):
         """Ask for the answer of a call to be given: the last thing a call does."""
         if self.cancelled is not None or self.deadlines is not None:
             failure, error = cancelling.ended(self, event, failure, error)
+        if self.uploads is not None:
+            raw_requests.close_body(self, event)
         if failure is not None:
             self._note_failed(event, failure)
         if error is not None and self.surroundings.on_error is not None:
@@ -503,7 +499,7 @@ class Machine(Connecting):
         if failure is None:
             try:
                 # All check the annotation; what the caller gets is what the class promises.
-                if event.format == HTTP:
+                if event.format >= HTTP:
                     body = result
                 elif (handler := self.kind.handlers[event.handler]).streams:
                     # The items were the result.
@@ -584,6 +580,7 @@ EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Repaired: repairs.repaired,
     Timetable: schedules.timetable,
     **sessions.EVENTS,
+    Piece: raw_requests.piece_came,
     Forked: forking.forked,
     Released: forking.released,
 }

@@ -15,6 +15,7 @@ from typing import Any
 from perdure.connection import Connection
 from perdure.host.asking import Surroundings
 from perdure.host.machine import Machine
+from perdure.host.raw_requests import OpenBody
 from perdure.host.records import Asked, Running, Waited
 from perdure.host.stepping import Stream
 from perdure.kind import Kind
@@ -63,6 +64,10 @@ def facts_of(machine: Machine) -> Facts:
             (number, {name: getattr(one, name) for name in _OF_PROMISE})
             for number, one in machine.promises.items()
         ]
+    if machine.uploads is not None:
+        facts["uploads"] = {
+            id_: (body.end, body.received, body.unread) for id_, body in machine.uploads.items()
+        }
     if machine.connections is not None:
         facts["connections"] = [
             ({name: getattr(one, name) for name in _OF_CONNECTION}, len(one._waiting or ()))
@@ -119,6 +124,7 @@ class Mirror(Machine):
         self.asked = dict(_asked(facts)) if facts.get("asked") else None
         self.promises = dict(_promises(facts)) if "promises" in facts else None
         self.connections = dict(_connections(facts)) if "connections" in facts else None
+        self.uploads = dict(self._uploads(facts)) if "uploads" in facts else None
 
     def _running(self, facts: Facts) -> Iterator[tuple[str, Running]]:
         for event, since in facts["running"]:
@@ -133,6 +139,12 @@ class Mirror(Machine):
             waited = Waited(_PENDING, asked, since, stream)
             waited.begun = begun
             yield number, waited
+
+    def _uploads(self, facts: Facts) -> Iterator[tuple[str, OpenBody]]:
+        for id_, (end, received, unread) in facts["uploads"].items():
+            body = OpenBody(self, b"")
+            body.end, body.received, body.unread = end, received, unread
+            yield id_, body
 
     def of_version(self, kind: Kind, version: str) -> None:
         """Be of the code that runs in the process."""

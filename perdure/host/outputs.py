@@ -102,4 +102,6 @@ def gather_outputs(
             outputs.append(taken)
     if frames is not None or type(event) is Received:
         outputs.append(host.lines.output(machine, event, frames))
+    if host.uploads.open:
+        host.uploads.turned(activation, outputs)
     return messages

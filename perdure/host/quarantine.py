@@ -19,6 +19,7 @@ from perdure.errors import Conflict, DivergenceError, ObjectQuarantined, Perdure
 from perdure.failure import failure_of
 from perdure.host.failures import encode_failure, skipped_error
 from perdure.host.incoming import IncomingCall
+from perdure.host.raw_requests import GONE, SILENT
 from perdure.host.sessions import FAILED
 from perdure.journal.entry import (
     Call,
@@ -27,6 +28,7 @@ from perdure.journal.entry import (
     Disconnected,
     Event,
     Fired,
+    Piece,
     Received,
     Refused,
     Reply,
@@ -281,6 +283,8 @@ def told_event(event: Event) -> bytes:
         return b"timer"
     if type(event) is Received:
         return b"message " + event.body
+    if type(event) is Piece:
+        return b"piece " + event.body
     return type(event).__name__.lower().encode() + b" " + encode_failure(source_of(event))
 
 
@@ -303,6 +307,8 @@ def _in_place_of(event: Event, address: str) -> Event:
         return Disconnected(event.conn, FAILED, "an operator skipped its message")
     if isinstance(event, Connected):
         return Skipped("connect")
+    if isinstance(event, Piece):
+        return Piece(event.id, b"", event.number, SILENT if event.end == GONE else GONE)
     if isinstance(event, Disconnected):
         return Disconnected(event.conn, event.code, event.reason, silent=True)
     return event

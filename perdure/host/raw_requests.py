@@ -1,20 +1,25 @@
 """Raw HTTP in an object: `on_request` gets a Starlette Request and gives a Starlette Response.
 
-The request, body and all, is the call's body in the journal. The response runs in the object as
-the small ASGI application that it is: what it sends in one piece is the call's answer; what comes
-piece by piece leaves as items, the head as the first of them.
+The request is the call's body in the journal: body and all, or, where that is long, its head and
+what came with it. Then the rest comes as Pieces, each an event of the object, and is kept in the
+machine until the handler has read it; so a replay reads what was read, and code that waits for more
+can wait in a snapshot. How the pieces come here, no faster than they are read, is uploads.py.
+
+The response runs in the object as the small ASGI application that it is: what it sends in one piece
+is the call's answer; what comes piece by piece leaves as items, the head as the first of them.
 """
 
 from __future__ import annotations
 
 import inspect
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from perdure.errors import ResultTypeError
 from perdure.host.task import Future
-from perdure.journal.entry import Call, Yielded
+from perdure.journal.entry import HTTP, Call, Piece, Yielded
 
 if TYPE_CHECKING:
     from perdure.host.machine import Machine
@@ -59,8 +64,12 @@ unpack_request = msgspec.msgpack.Decoder(RawRequest).decode
 unpack_head = msgspec.msgpack.Decoder(Head).decode
 unpack_response = msgspec.msgpack.Decoder(RawResponse).decode
 
-# What `request.stream()` gives at a time.
-_PIECE = 64 * 1024
+PIECE_BYTES_MAX = 64 * 1024
+"""What `request.stream()` gives at a time."""
+
+WHOLE = "whole"
+GONE = "gone"
+SILENT = "silent"
 
 
 def scope_of(raw: RawRequest) -> dict[str, Any]:
@@ -96,10 +105,105 @@ class _Body:
         if self._whole:
             # Nobody in here is told when the client goes: what was begun goes on.
             await Future(loop=self._machine)
-        piece = self._body[self._at : self._at + _PIECE]
-        self._at += _PIECE
+        piece = self._body[self._at : self._at + PIECE_BYTES_MAX]
+        self._at += PIECE_BYTES_MAX
         self._whole = self._at >= len(self._body)
         return {"type": "http.request", "body": piece, "more_body": not self._whole}
+
+
+class OpenBody:
+    """A request's body that still comes: an ASGI `receive`."""
+
+    __slots__ = ("_machine", "_pieces", "end", "received", "unread", "waiters")
+
+    def __init__(self, machine: Machine, first: bytes) -> None:
+        self._machine = machine
+        self._pieces: deque[bytes] = deque()
+        self.waiters: list[Future] = []
+        """Who has asked for more than there is."""
+        self.end = ""
+        """Empty while more comes; then as in Piece."""
+        self.received = 0
+        """The number of the last piece."""
+        self.unread = 0
+        """Bytes that nobody has asked for yet."""
+        self._keep(first)
+
+    def put(self, piece: Piece) -> None:
+        """The next piece has come."""
+        self.received = piece.number
+        self._keep(piece.body)
+        self.close(piece.end)
+
+    def close(self, end: str) -> None:
+        """Nothing more comes, if `end` says how it ends; whoever waits goes on."""
+        self.end = end
+        if end == SILENT:
+            return
+        if end == WHOLE and not self._pieces:
+            # The last that was read said that more would come.
+            self._pieces.append(b"")
+        for waiter in self.waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def _keep(self, data: bytes) -> None:
+        self.unread += len(data)
+        for at in range(0, len(data), PIECE_BYTES_MAX):
+            self._pieces.append(data[at : at + PIECE_BYTES_MAX])
+
+    async def __call__(self) -> dict[str, Any]:
+        while not self._pieces:
+            if self.end == GONE:
+                return {"type": "http.disconnect"}
+            # Behind the last piece nobody is told when the client goes: what was begun goes on.
+            waiter = Future(loop=self._machine)
+            self.waiters.append(waiter)
+            try:
+                await waiter
+            finally:
+                self.waiters.remove(waiter)
+        piece = self._pieces.popleft()
+        self.unread -= len(piece)
+        more = bool(self._pieces) or self.end != WHOLE
+        return {"type": "http.request", "body": piece, "more_body": more}
+
+
+def open_body(machine: Machine, event: Call) -> OpenBody:
+    """The body of a call that was taken in before it came whole."""
+    if machine.uploads is None:
+        machine.uploads = {}
+    body = machine.uploads.get(event.id)
+    if body is None:
+        body = machine.uploads[event.id] = OpenBody(machine, unpack_request(event.body).body)
+    return body
+
+
+def piece_came(machine: Machine, event: Piece) -> None:
+    """The turn of a Piece. Of a call that has ended, it is nobody's; told twice, it counts once."""
+    body = machine.uploads.get(event.id) if machine.uploads is not None else None
+    if body is not None and not body.end and event.number == body.received + 1:
+        body.put(event)
+
+
+def close_body(machine: Machine, event: Call) -> None:
+    """A call ends: nobody reads on."""
+    if machine.uploads is not None:
+        machine.uploads.pop(event.id, None)
+        machine.uploads = machine.uploads or None
+
+
+def cut_bodies(machine: Machine) -> None:
+    """Nobody is there who would send the rest."""
+    for body in (machine.uploads or {}).values():
+        if not body.end:
+            body.close(GONE)
+
+
+def clients_of(machine: Machine) -> int:
+    """How many clients are to be missed if they are lost: as Entry.connections says."""
+    sending = sum(not body.end for body in (machine.uploads or {}).values())
+    return len(machine.connections or ()) + sending
 
 
 class _Answer:
@@ -139,7 +243,7 @@ async def answer_request(machine: Machine, event: Call) -> bytes:
 
     raw = unpack_request(event.body)
     scope = scope_of(raw)
-    receive = _Body(machine, raw.body)
+    receive = _Body(machine, raw.body) if event.format == HTTP else open_body(machine, event)
     response = machine.instance.on_request(Request(scope, receive))  # type: ignore[union-attr]
     if inspect.isawaitable(response):
         response = await response

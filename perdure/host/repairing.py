@@ -95,7 +95,7 @@ async def drive_again(host: Host, call_id: str, by: str, why: str) -> Answer:
     else:
         raise UnknownCall(f"no call {call_id!r} is in the history of {machine.address}")
     handler = machine.kind.handlers.get(event.handler)
-    if handler is None or event.format == HTTP:
+    if handler is None or event.format >= HTTP:
         why = "it is an HTTP request" if handler is not None else "its class has it no more"
         raise Conflict(
             f"{event.handler} of {machine.address} cannot be called again: {why}",

@@ -15,6 +15,7 @@ import structlog
 
 from perdure.errors import NotSerializable, PerdureError
 from perdure.host.machine import Machine
+from perdure.host.raw_requests import clients_of
 from perdure.host.replay import replay_segments
 from perdure.host.upgrades import begin_from, settle
 from perdure.journal.identity import first_name
@@ -111,7 +112,7 @@ def _row(host: Host, machine: Machine, seq: int, snapshot: bytes | None, wake_at
         updated=machine.now_ns,
         version=machine.kind.version or host.version,
         snapshot=snapshot,
-        connections=len(machine.connections or ()),
+        connections=clients_of(machine),
     )
 
 

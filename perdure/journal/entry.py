@@ -18,6 +18,8 @@ PICKLE = 1
 """The body was pickled by an object or a program of the same app (suspend/heap.py)."""
 HTTP = 2
 """The body is a whole HTTP request for `on_request` (host/raw_requests.py)."""
+UPLOAD = 3
+"""The same, but its own body has not come whole: what has is in it, the rest comes as Pieces."""
 TEXT = 16
 """The call is a hook of a connection (host/sessions.py), and the body the text of its message."""
 BINARY = 17
@@ -233,6 +235,20 @@ class Disconnected(msgspec.Struct, array_like=True, frozen=True, tag="disconnect
     """Without `on_disconnect`: it has ended the process, and an operator has skipped it."""
 
 
+class Piece(msgspec.Struct, array_like=True, frozen=True, tag="piece"):
+    """More of the body of an HTTP request, whose call was taken in when its head was there."""
+
+    id: str
+    """The call."""
+    body: bytes
+    number: int
+    """Its place: 1, 2, 3 … One that leaves a gap does not count."""
+    end: str = ""
+    """`whole`: the body is complete. `gone`: its client has left, or was lost, and the body stays
+    as it is. `silent`: the same, and the handler is not told: that has ended the process, and an
+    operator has skipped it. Empty: more comes."""
+
+
 class Cancel(msgspec.Struct, array_like=True, frozen=True, tag="cancel"):
     """Somebody wants a call of this object to end before it has a result."""
 
@@ -304,6 +320,7 @@ Event = (
     | Connected
     | Received
     | Disconnected
+    | Piece
     | Forked
     | Released
 )
@@ -468,7 +485,8 @@ class Entry(msgspec.Struct, array_like=True, frozen=True):
     rules: int = 0
     """By which of the RULES below it ran; 0 in journals of schema 1."""
     connections: int = 0
-    """How many connections are open after the turn."""
+    """How many clients are there after the turn, of whom the object has to hear when they are lost:
+    open connections, and those that still send the body of their request."""
     indexed: dict[str, bytes] | None = None
     """All values of the object's Indexed attributes, where one is another than before the turn, in
     the bytes of indexed.py. They follow from the memory, so no replay compares them."""

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from perdure.errors import Conflict, NotSerializable, Unavailable, UnknownKind, UnknownObject
 from perdure.host.activation import Activation, State
 from perdure.host.indexing import Seen
+from perdure.host.raw_requests import clients_of
 from perdure.journal import codec
 from perdure.journal.entry import RULES, Command, Entry, Forked, Promised, Released
 from perdure.journal.identity import oid_of
@@ -160,7 +161,7 @@ async def _slice(host: Host, one: Extract, kind: Kind, key: str, oid: int) -> Ch
         commands = machine.turn(event, now)
         # Their sockets are the origin's: when it is loaded they are found to be lost, and
         # `on_disconnect` runs for each.
-        connections = len(machine.connections or ())
+        connections = clients_of(machine)
         values = Seen(machine).keys
         entry = Entry(
             machine.seq, machine.now_ns, machine.kind.version, event, commands,

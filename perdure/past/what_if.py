@@ -28,6 +28,7 @@ from perdure.journal.entry import (
     Event,
     Fired,
     Item,
+    Piece,
     Promised,
     Refused,
     Reply,
@@ -191,6 +192,9 @@ class _Story:
                 if token is None or token not in open_:
                     return "its promise was not made"
                 return msgspec.structs.replace(event, token=token)
+            case Piece():
+                known = event.id in (machine.uploads or {})
+                return event if known else "its request is not read"
             case Fired():
                 due = machine.next_timer_ns()
                 return event if due and due <= time_ns else "no timer is due"

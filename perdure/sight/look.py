@@ -33,6 +33,7 @@ from perdure.journal.entry import (
     Fired,
     Forked,
     Item,
+    Piece,
     Received,
     Refused,
     Released,
@@ -460,6 +461,9 @@ def event_of(entry: Entry) -> tuple[str, str]:
             return "message", f"{event.conn} {short_body(event.body, 400)}"
         case Disconnected():
             return "disconnect", f"{event.conn} {event.code} {event.reason}".rstrip()
+        case Piece():
+            end = {"whole": ", the last", "": ""}.get(event.end, ", the client has gone")
+            return "piece", f"{len(event.body)} bytes of the body of call {event.id}{end}"
         case Forked():
             return "fork", f"from {event.origin}"
         case Released():

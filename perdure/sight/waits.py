@@ -18,6 +18,7 @@ from perdure.clock import iso
 from perdure.host.loop import TimerHandle
 from perdure.host.machine import Machine
 from perdure.host.promises import RESOLVE
+from perdure.host.raw_requests import OpenBody
 from perdure.host.records import Asked, Waited
 from perdure.host.task import Task
 from perdure.host.watching import Watch
@@ -25,10 +26,10 @@ from perdure.journal.entry import Call
 from perdure.promise import Promise, type_name
 from perdure.sight.stacks import Frame, frames_of, told
 
-Source = Task | Asked | Waited | TimerHandle | Promise[Any] | Watch
+Source = Task | Asked | Waited | TimerHandle | Promise[Any] | Watch | OpenBody
 """What will resolve a future."""
 
-_ENDS: dict[type, str] = {Waited: "step", Promise: "promise", Watch: "change"}
+_ENDS: dict[type, str] = {Waited: "step", Promise: "promise", Watch: "change", OpenBody: "body"}
 
 _NAMED_MAX = 3
 
@@ -112,6 +113,10 @@ class Waits:
         for watch in machine.watches or ():
             self._direct[id(watch.future)] = watch
             known.append(watch.future)
+        for body in (machine.uploads or {}).values():
+            for waiter in body.waiters if not body.end else ():
+                self._direct[id(waiter)] = body
+                known.append(waiter)
         for task in (machine.tasks or {}).values():
             self._direct[id(task)] = task
             known.append(task)
@@ -290,6 +295,8 @@ def _wanted(value: object, method: str) -> str:
 def _number(source: Source) -> int:
     if isinstance(source, Promise):
         return source._number
+    if isinstance(source, OpenBody):
+        return source.received
     return source.number if isinstance(source, (Task, TimerHandle)) else source.future.number
 
 
@@ -323,6 +330,8 @@ def _name(source: Source, frames: list[Frame]) -> str:
             file = code.co_filename.rpartition("/")[2] if code else ""
             place = f" ({file}:{code.co_firstlineno})" if code else ""
             return f"a change of the object's state, by wait_until{place}"
+        case OpenBody():
+            return "more of the body of its request"
         case Waited():
             return _step(source.asked.name, source.asked.attempt)
         case TimerHandle():

@@ -94,7 +94,7 @@ class ObjectRow:
     snapshot: bytes | None = field(repr=False)
     """None: there is none yet, or the object is deleted. `scan` and `due` leave it out."""
     connections: int = 0
-    """How many connections are open after the last turn."""
+    """How many are open after the last turn: connections, and bodies of requests on their way."""
 
 
 class Segment(NamedTuple):

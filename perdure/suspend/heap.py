@@ -128,6 +128,7 @@ STATE = (
     "tasks",
     "timers",
     "timetable",
+    "uploads",
     "watches",
 )
 

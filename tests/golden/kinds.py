@@ -12,6 +12,7 @@ from perdure.journal.entry import (
     JSON,
     PICKLE,
     RULES,
+    UPLOAD,
     Answered,
     Broadcast,
     Call,
@@ -28,6 +29,7 @@ from perdure.journal.entry import (
     Framed,
     Item,
     MessageId,
+    Piece,
     Planned,
     Promised,
     Received,
@@ -91,6 +93,7 @@ MESSAGES = [
 EVENTS: list[Event] = [
     CALL,
     Call(ID, "on_request", HTTP, b"\x00request"),
+    Call(ID, "on_request", UPLOAD, b"\x00request"),
     REPLY,
     ITEM,
     Fired(limit=5, now_ns=START_NS),
@@ -117,6 +120,7 @@ EVENTS: list[Event] = [
     ),
     Received("c1", b"hello", text=True, number=4),
     Disconnected("c1", 1006, "the line was lost", silent=True),
+    Piece(ID, b"more of it", 2, "whole"),
     Forked("Room/a", "Room/b", MESSAGES[:1]),
     Released(),
 ]

@@ -22,6 +22,7 @@ from perdure.journal.entry import (
     Framed,
     Item,
     MessageId,
+    Piece,
     Planned,
     Promised,
     Received,
@@ -137,6 +138,7 @@ EVENTS: dict[type[Event], st.SearchStrategy[Event]] = {
     Disconnected: st.builds(
         Disconnected, conn=TEXTS, code=CODES, reason=TEXTS, silent=st.booleans()
     ),
+    Piece: st.builds(Piece, id=TEXTS, body=BODIES, number=NUMBERS, end=TEXTS),
     Cancel: CANCELS,
     Forked: st.builds(
         Forked, origin=TEXTS, address=TEXTS, asked=st.lists(st.deferred(lambda: SENT), max_size=2)
