@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from perdure.gateway.frames import BINARY, INVALID, NO_CODE, PROTOCOL, TEXT, TOO_LARGE
 from perdure.host.incoming import Answer
 from perdure.host.line_outputs import LATER
-from perdure.host.lines import RESTART, Frame, Lines
+from perdure.host.lines import GONE, RESTART, Frame, Lines
 from perdure.host.sessions import LOST
 
 if TYPE_CHECKING:
@@ -145,7 +145,8 @@ class Session:
         # One that comes back for a connection that is gone has none: it is closed at once. One that
         # is to be closed already had it, and comes back for what did not fit.
         there = self._lines.open.get(self.oid, {}).get(self.id) is self
-        if self.resumable and (there or self._closing is not None):
+        leaves = self._closing is not None and self._closing[0] != GONE
+        if self.resumable and (there or leaves):
             self._hello(self._lines.token(self.oid, self.id), resumed=0, received=0)
         self.go_on()
 
