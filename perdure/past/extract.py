@@ -32,7 +32,7 @@ from perdure.journal.entry import Entry, Forked
 from perdure.journal.identity import oid_of
 from perdure.kind import Kind
 from perdure.past.record import PAGE, HostRecord, Record, Snapshot, record_of
-from perdure.past.state import state_of
+from perdure.past.state import carried_by_msgpack, state_of
 from perdure.past.walk import walk
 from perdure.ref import format_address
 
@@ -187,7 +187,7 @@ async def extract(record: HostRecord, upto: int | None = None) -> Extract:
     seq = record.last if upto is None else upto
     machine = await walk(record, seq)
     try:
-        state = state_of(machine)
+        state = carried_by_msgpack(state_of(machine))
     finally:
         machine.discard()
     # A copy that no repr has run in.

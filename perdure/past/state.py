@@ -15,10 +15,12 @@ import msgspec
 
 from perdure.clock import iso
 from perdure.errors import ReadOnlyError
+from perdure.failure import kept_text
 from perdure.host.machine import Machine
 from perdure.host.querying import run_query
 from perdure.object import Object
 from perdure.ref import Ref
+from perdure.sight.carried import for_json, for_msgpack
 from perdure.sight.stacks import short
 from perdure.suspend import codes
 
@@ -38,7 +40,7 @@ def state_of(machine: Machine) -> dict[str, Any] | None:
     def look(instance: Object) -> None:
         for name, value in instance.__dict__.items():
             if not name.startswith("_perdure_"):
-                seen[name] = plain(value)
+                seen[kept_text(name)] = plain(value)
 
     try:
         run_query(machine, look, ((), {}), machine.now_ns, deep=False)
@@ -59,6 +61,10 @@ def told(machine: Machine, address: str) -> dict[str, Any]:
 
 def plain(value: Any) -> Any:
     """A value as JSON can show it."""
+    return for_json(_plain(value), _text)
+
+
+def _plain(value: Any) -> Any:
     try:
         return msgspec.to_builtins(value, enc_hook=_shown, str_keys=True, order="deterministic")
     except TypeError:
@@ -83,6 +89,12 @@ def _shown(value: Any) -> Any:
     ):
         return dict(vars(value))
     return _text(value)
+
+
+def carried_by_msgpack(state: dict[str, Any] | None) -> dict[str, Any] | None:
+    """A state for a file of exports."""
+    fit: dict[str, Any] | None = for_msgpack(state, _text)
+    return fit
 
 
 def _text(value: Any) -> str:

@@ -16,6 +16,7 @@ import structlog
 from perdure.clock import iso
 from perdure.connection import Connection
 from perdure.errors import NotSerializable, ReadOnlyError, UnknownKind, UnknownObject
+from perdure.failure import kept_text
 from perdure.host import schedules
 from perdure.host.activation import Activation
 from perdure.host.apart import Apart
@@ -52,6 +53,7 @@ from perdure.journal.identity import first_name, oid_of
 from perdure.object import Object
 from perdure.ref import Ref, format_address, parse_address
 from perdure.schedule import Schedule
+from perdure.sight.carried import for_json
 from perdure.sight.stacks import short
 from perdure.sight.steps import tell_failed, tell_steps
 from perdure.sight.waits import is_sleep, tell_waits
@@ -270,7 +272,7 @@ def _seen(machine: Machine, instance: Object) -> dict[str, Any]:
     seen: dict[str, Any] = {}
     seen["seq"] = machine.seq
     seen["held"] = machine.held is not None
-    seen["state"] = {name: plain(value) for name, value in instance.__dict__.items()}
+    seen["state"] = {kept_text(name): plain(value) for name, value in instance.__dict__.items()}
     seen["timers"] = [
         *(_timer(one) for one in sorted(machine.timers or ()) if one.callback is not None),
         *(_scheduled(one) for one in (machine.schedules or {}).values() if not one.next),
@@ -350,9 +352,10 @@ def _rebuild(activation: Activation, why: str | None) -> dict[str, Any]:
 def plain(value: Any) -> Any:
     """A value as JSON can show it; what has no JSON is shown by its repr."""
     try:
-        return msgspec.to_builtins(value, enc_hook=_shown, str_keys=True)
+        built = msgspec.to_builtins(value, enc_hook=_shown, str_keys=True)
     except Exception:
         return _shown(value)
+    return for_json(built, _shown)
 
 
 def _shown(value: Any) -> Any:

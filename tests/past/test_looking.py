@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import enum
+import json
 from typing import Any
 
+import msgspec
 import pytest
 
 import perdure
@@ -14,6 +17,7 @@ from perdure.past import looking, walk
 from perdure.past.moment import Moment
 from perdure.past.record import Snapshot, record_of
 from perdure.past.state import changes
+from perdure.sight import look
 from perdure.suspend import heap
 from tests.host.programs import NAMES, Programs
 from tests.host.stage import Stage, seeded
@@ -374,3 +378,42 @@ async def test_moments_of_a_diff_may_be_times() -> None:
         record = await record_of(stage.host, "Note/n")
         found = await looking.diff(record, Moment(0, None), Moment(None, stage.clock.now_ns()))
         assert [c["path"] for c in found["changes"]] == ["text", "items"]
+
+
+class NoValue(enum.Enum):
+    A = object
+
+
+class Attic(Object):
+    things: dict[str, Any] = {}
+
+    async def fill(self) -> None:
+        self.things = {
+            "half": "\ud800x",
+            "\udfff": 1,
+            "long": 10**5000,
+            "wide": 2**64,
+            "member": NoValue.A,
+            "deep": [["\ud800"]],
+            "fine": [1, 2.5, None, True, "ü"],
+        }
+
+
+async def test_a_state_is_shown_whatever_is_in_it() -> None:
+    async with Stage(Attic) as stage:
+        await Attic.at("a").fill()
+        past = Past(Attic.at("a"))
+        things = (await past.state(1))["state"]["things"]
+        assert things["half"] == "\\ud800x"
+        assert things["\\udfff"] == 1
+        assert things["wide"] == 2**64
+        assert things["deep"] == [["\\ud800"]]
+        assert things["fine"] == [1, 2.5, None, True, "ü"]
+        assert isinstance(things["long"], str)
+        assert isinstance(things["member"], str)
+        assert [str(change) for change in changes(None, {"things": things})]
+        shown = (await look.show(stage.host, "Attic/a"))["state"]["things"]
+        assert json.loads(msgspec.json.encode(shown)) == shown == things
+        # A file of exports has ints of 64 bits: it came out or it did not, for all of a class.
+        await stage.node.host.checkpointer.run()
+        assert await past.export()
