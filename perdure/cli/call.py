@@ -12,7 +12,7 @@ from urllib.parse import quote
 import click
 
 from perdure.cli.client import PATIENCE_S, Answer, Server, object_path, remote
-from perdure.cli.output import Complaint, examples, print_json
+from perdure.cli.output import Complaint, as_header, examples, in_seconds, print_json
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -135,10 +135,16 @@ def _post(
 @click.argument("handler")
 @click.argument("arguments", nargs=-1)
 @click.option(
-    "--timeout", type=float, metavar="SECONDS", help="Give up waiting; the call itself goes on."
+    "--timeout",
+    type=in_seconds,
+    metavar="SECONDS",
+    help="Give up waiting; the call itself goes on.",
 )
 @click.option(
-    "--deadline", type=float, metavar="SECONDS", help="Cancel the call if it has not ended by then."
+    "--deadline",
+    type=in_seconds,
+    metavar="SECONDS",
+    help="Cancel the call if it has not ended by then.",
 )
 @_request_options
 def call(
@@ -160,9 +166,9 @@ def call(
     """
     more = {"Idempotency-Key": idempotency_key, "Perdure-Timeout": None}
     if timeout is not None:
-        more["Perdure-Timeout"] = f"{timeout:g}"
+        more["Perdure-Timeout"] = as_header(timeout)
     if deadline is not None:
-        more["Perdure-Deadline"] = f"{deadline:g}"
+        more["Perdure-Deadline"] = as_header(deadline)
     # Without a timeout it waits: a handler may well take a month.
     patience_s = timeout + PATIENCE_S if timeout is not None else None
     answer = _post(Server(url, token), address, handler, arguments, headers, more, patience_s)

@@ -113,12 +113,25 @@ def main() -> None:
         complain(complaint)
         code = complaint.exit_code
     except click.ClickException as error:
-        error.show()
+        # Of a command that was not understood, its options were not either: who asked for JSON
+        # reads JSON here as well.
+        if "--json" in sys.argv:
+            complain(_not_understood(error))
+        else:
+            error.show()
         code = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("stopped", err=True)
         code = 1
     sys.exit(code)
+
+
+def _not_understood(error: click.ClickException) -> Complaint:
+    context = getattr(error, "ctx", None)
+    hint = f"{context.command_path} --help" if context is not None else None
+    complaint = Complaint(error.format_message(), hint=hint)
+    complaint.as_json = True
+    return complaint
 
 
 if __name__ == "__main__":

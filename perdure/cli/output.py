@@ -66,6 +66,22 @@ def complain(complaint: Complaint) -> None:
         click.echo(f"  {line}", err=True)
 
 
+def in_seconds(text: str) -> float:
+    """How long, of an option: what a header field of the server takes, so no NaN."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < 1e9:
+        raise click.BadParameter(f"{text!r} is no number of seconds such as 2.5")
+    return seconds
+
+
+def as_header(seconds: float) -> str:
+    """Seconds as a header field has them: digits, however many seconds there are."""
+    return f"{seconds:.9f}".rstrip("0").rstrip(".")
+
+
 def examples(*lines: str) -> str:
     """The last part of a command's help, a line each."""
     # \b keeps click from filling the lines up.

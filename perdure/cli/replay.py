@@ -166,7 +166,7 @@ async def _replay(
             assert turn is not None
             tell(turn, rerun, as_json=as_json)
         if not as_json:
-            click.echo(f"{last - begin + 1} turns ran as the journal has them")
+            click.echo(f"{max(0, last - begin + 1)} turns ran as the journal has them")
         return 0
     except DivergenceError as error:
         raise Complaint(

@@ -19,7 +19,7 @@ from typing import Any, TextIO
 import msgspec
 
 from perdure.cli.output import Complaint
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, UnknownKind
 
 _PROGRESS_S = 0.2
 
@@ -68,7 +68,14 @@ class _Worker:
         editions.serve(live)
         await source.read_tail()
         verifier = Verifier(source, live, whole=orders["whole"])
-        names = _taken(await source.names(orders["class"]), orders["sample"])
+        there = await source.names(orders["class"])
+        if orders["class"] is not None and not there and orders["class"] not in kinds:
+            # A name that was mistyped must not pass for a class of which all is well.
+            raise UnknownKind(
+                f"no class {orders['class']!r} is in {orders['app']}, nor in the data",
+                hint=f"{orders['app']} has {', '.join(sorted(kinds))}.",
+            )
+        names = _taken(there, orders["sample"])
         # A long history is many small values, none of which is garbage.
         gc.collect()
         gc.freeze()

@@ -143,8 +143,13 @@ def _changes(path: str, before: Any, after: Any) -> Iterator[Change]:
                 yield from _changes(inner, before[name], after[name])
     elif isinstance(before, list) and isinstance(after, list):
         yield from _lists(path, before, after)
-    elif type(before) is not type(after) or before != after:
+    elif type(before) is not type(after) or (before != after and not _both_nan(before, after)):
         yield Change(path, "changed", before, after)
+
+
+def _both_nan(before: Any, after: Any) -> bool:
+    # NaN is unequal to itself: a state that holds one would differ from the same state.
+    return isinstance(before, float) and before != before and after != after
 
 
 def _lists(path: str, before: list[Any], after: list[Any]) -> Iterator[Change]:

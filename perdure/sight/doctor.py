@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from perdure.clock import perf_ns
-from perdure.errors import PerdureError
+from perdure.errors import PerdureError, UnknownKind
 from perdure.host.load import REBUILD, rests_on_code
 from perdure.host.machine import Machine
 from perdure.host.upgrades import having
@@ -39,6 +39,9 @@ async def examine(host: Host, kind: str | None, after: str | None, limit: int) -
     names = [(row.kind, row.key) for row in rows]
     if len(rows) < limit:
         names += _without_row(host, kind)
+    if kind is not None and not names and after is None and kind not in host.kinds:
+        # A name that was mistyped must not pass for a class of which all is well.
+        raise UnknownKind(f"no class {kind!r} is served here, and the store has no object of one")
     problems: list[dict[str, Any]] = []
     began = perf_ns()
     for name in names:

@@ -128,7 +128,8 @@ class Deaths:
             self._all = {(row["address"], row["digest"]): Death(**row) for row in rows}
         except FileNotFoundError:
             self._all = {}
-        except (ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError):
+            # A directory that is none, say: the worker refuses it, and says why.
             pass
 
     def _write(self) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from perdure.cli.main import commands
+from perdure.cli.main import commands, main
 
 
 class Script:
@@ -376,3 +376,49 @@ def test_a_command_that_is_not_there_names_the_near_one() -> None:
 def test_no_colours_in_a_pipe(server: Script) -> None:
     server.on("GET /_perdure/objects?limit=101", [row("a")])
     assert "\x1b" not in server.run("ls").output
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr("sys.argv", ["perdure", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert isinstance(ended.value.code, int)
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("show", "--json"),
+        ("shew", "--json"),
+        ("show", "Room/a", "--json", "--no-such-option"),
+        ("ls", "--limit", "x", "--json"),
+        ("import", "no-such-file", "--json"),
+        ("repair", "set", "Room/a", "n", "3", "--json"),
+    ],
+)
+def test_who_asks_for_json_reads_json_also_of_a_command_that_is_not_understood(
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_main(monkeypatch, *arguments) == 2
+    out, err = capsys.readouterr()
+    assert not out
+    document = json.loads(err)
+    assert document["code"] == "error"
+    assert document["detail"]
+    assert document["hint"].endswith("--help")
+
+
+@pytest.mark.parametrize("option", ["--timeout", "--deadline"])
+def test_seconds_are_sent_as_digits_however_many(server: Script, option: str) -> None:
+    server.on("POST /Room/a/post", 1)
+    field = "Perdure-" + option[2:].title()
+    for text, sent in ("2592000", "2592000"), ("2.5", "2.5"), ("0.000001", "0.000001"):
+        assert server.run("call", "Room/a", "post", option, text).exit_code == 0
+        assert server.asked[-1][1][field] == sent
+    for text in "nan", "inf", "1e300", "-1", "soon":
+        result = server.run("call", "Room/a", "post", option, text)
+        assert result.exit_code == 2
+        assert "is no number of seconds" in result.output

@@ -142,6 +142,9 @@ def test_verify_asks_a_running_server(shell: Any) -> None:
     report = json.loads(same.stdout)
     assert (report["objects"], report["turns"], report["bad"]) == (2, 3, 0)
     assert report["moves"] == ["Trip/a"]
+    mistyped = shell.run("verify", "trip.py", "--url", server.url, "--class", "Trap")
+    assert mistyped.returncode == 2
+    assert "no class 'Trap'" in mistyped.stderr
     shell.write("trip.py", code("one").replace("self.calls += 1", "self.calls += 2"))
     other = shell.run("verify", "trip.py", "--url", server.url, "--json", "--one-seed")
     assert other.returncode == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import perdure
-from perdure import Object, query
+from perdure import Object, UnknownKind, query
 from perdure.journal.identity import oid_of
 from perdure.sight import doctor
 from perdure.store.memory import MemoryStore
@@ -224,3 +224,10 @@ async def test_the_base_of_what_never_rests_is_only_as_good_as_its_python(
             assert await stage.host.wake(oid) is None
             [set_aside] = stage.host.quarantine.list()
             assert "another Python" in set_aside["reason"]
+
+
+async def test_a_class_that_nobody_knows_is_said_to_be_none() -> None:
+    async with Stage(Note) as stage:
+        with pytest.raises(UnknownKind, match="'Nite'"):
+            await examine(stage, kind="Nite")
+        assert not (await examine(stage, kind="Note"))["checked"]

@@ -417,3 +417,9 @@ async def test_a_state_is_shown_whatever_is_in_it() -> None:
         # A file of exports has ints of 64 bits: it came out or it did not, for all of a class.
         await stage.node.host.checkpointer.run()
         assert await past.export()
+
+
+def test_nan_is_no_change() -> None:
+    nan = float("nan")
+    assert not changes({"a": nan, "b": [1, nan]}, {"a": float("nan"), "b": [1, nan]})
+    assert [one.path for one in changes({"a": nan}, {"a": 1.0})] == ["a"]

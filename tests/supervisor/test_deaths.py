@@ -105,3 +105,9 @@ def test_the_forgiving_slot_forgives_behind_the_turn(path: Path) -> None:
     slot.end()
     assert later == []
     slot.close()
+
+
+def test_what_cannot_be_read_is_an_empty_record(tmp_path: Path) -> None:
+    # The directory of the data is a file: the worker refuses it in words, later.
+    (tmp_path / "file").touch()
+    assert not Deaths.load(tmp_path / "file" / "deaths.json").all()
