@@ -83,8 +83,11 @@ class Exchange(HttpRequest):
         self.chunked = conn.parser.get_http_version() == "1.1" and not bodiless
         if not (self.chunked or bodiless):
             # Nothing but the end of the connection tells the client that the body is complete.
-            conn.end()
             self.connection = b"close"
+            if conn.inflow is None:
+                conn.end()
+        if conn.inflow is not None and (bodiless or self.method == b"HEAD"):
+            conn.inflow.answered(self)
         date = conn.front.date
         self.data = stream_head(status, headers, date, self.connection, chunked=self.chunked)
         if bodiless or self.method == b"HEAD":

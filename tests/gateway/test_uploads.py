@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 
+from perdure.errors import BadSettings
 from perdure.gateway.front import Limits
 from perdure.host.raw_requests import PIECE_BYTES_MAX
 from perdure.host.uploads import UNREAD_BYTES_MAX
+from perdure.settings import load_settings
 from tests.gateway.fakes import Client, until, vanish
-from tests.gateway.uploading import LAST, Place, asgi, chunk, in_chunks, of_length, own_front
+from tests.gateway.uploading import LAST, Place, asgi, chunk, head, in_chunks, of_length, own_front
 
 MB = 1024 * 1024
 BYTES = random.Random(5).randbytes(5 * MB)
@@ -403,3 +405,67 @@ async def test_a_drain_that_ends_cuts_it_off(tmp_path: Path) -> None:
         assert (await client.reply()).status == 504
     async with own_front(tmp_path) as place:
         assert await place.ask("seen") == ["begun hash", "disconnect"]
+
+
+async def test_a_response_may_stream_to_a_client_of_http_1_0_as_well(tmp_path: Path) -> None:
+    async with own_front(tmp_path) as place:
+        client = await place.open()
+        client.send(of_length("echo", 100_000).replace("HTTP/1.1", "HTTP/1.0") + "x" * 50_000)
+        told = await client.reader.readuntil(b"\r\n\r\n")
+        assert b"connection: close" in told
+        client.send("x" * 50_000)
+        assert await client.reader.read() == b"X" * 100_000
+
+
+async def test_a_head_request_is_answered_without_its_body(tmp_path: Path) -> None:
+    async with own_front(tmp_path) as place:
+        client = await place.open()
+        client.send(head("echo", "Content-Length: 5000000", method="HEAD") + "x" * 300_000)
+        assert (await client.reply(bodyless=True)).headers["connection"] == "close"
+        assert await client.ended()
+        await until(lambda: not place.node.host.uploads.open)
+        assert place.machine().uploads is None
+
+
+async def test_however_it_is_cut_it_is_the_same_body(tmp_path: Path) -> None:
+    rng = random.Random(11)
+    async with own_front(tmp_path) as place:
+        for _ in range(20):
+            body = BYTES[: rng.randrange(1, 400_000)]
+            data, at = in_chunks("hash").encode(), 0
+            while at < len(body):
+                size = rng.randrange(1, 100_000)
+                data += chunk(body[at : at + size])
+                at += size
+            # The request behind it comes in the same bytes.
+            data += LAST + of_length("hash", 2).encode() + b"ab"
+            client = await place.open()
+            at = 0
+            while at < len(data):
+                size = rng.choice([1, 50, 5_000, 200_000])
+                client.writer.write(data[at : at + size])
+                await client.writer.drain()
+                await asyncio.sleep(0)
+                at += size
+            digests = [(await client.reply()).json()["sha256"] for _ in range(2)]
+            assert digests == [hashlib.sha256(one).hexdigest() for one in (body, b"ab")]
+            client.close()
+
+
+async def test_a_client_that_has_waited_long_enough_leaves_the_handler_alone(
+    tmp_path: Path,
+) -> None:
+    async with own_front(tmp_path) as place:
+        client = await place.open()
+        client.send(of_length("hash", 5 * MB, "Perdure-Timeout: 0.05") + "x" * 1000)
+        reply = await client.reply()
+        assert (reply.status, reply.headers["connection"]) == (504, "close")
+        assert await client.ended()
+        assert await logged(place, "disconnect") == ["begun hash", "disconnect"]
+
+
+def test_the_bound_is_a_setting() -> None:
+    assert load_settings({}, {"PERDURE_MAX_UPLOAD_BYTES": "5000"}).upload_bytes_max == 5000
+    assert load_settings({"max_body_bytes": 70}, {}).upload_bytes_max == 70
+    with pytest.raises(BadSettings, match="max_upload_bytes must be at least 1"):
+        load_settings({"max_upload_bytes": 0}, {})
