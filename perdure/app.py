@@ -25,6 +25,7 @@ import structlog
 
 from perdure.errors import BadApp, PerdureError
 from perdure.kind import kind_of
+from perdure.logs import logger
 from perdure.object import Object
 from perdure.ref import Ref
 from perdure.settings import Settings, load_settings
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from perdure.gateway.asgi import Receive, Scope, Send
     from perdure.gateway.http import Authorize, Gateway
 
-logger = structlog.get_logger("perdure")
 
 _NOT_STARTED = (
     "this perdure App has not been started, so no object can be reached.\n"

@@ -18,6 +18,7 @@ import click
 
 import perdure.settings
 from perdure.cli.output import WrongUse, examples, json_option
+from perdure.cli.unfailing import make_output_unfailing
 from perdure.errors import OperatorError
 from perdure.settings import Settings, load_settings
 from perdure.supervisor.link import Orders, Ready
@@ -135,6 +136,7 @@ def _run(app: str, flags: dict[str, Any], *, dev: bool, as_json: bool) -> None:
             print_banner(ready, url, dev=dev)
         sys.stdout.flush()
 
+    make_output_unfailing()
     supervisor = Supervisor(
         Orders(app, given, dev), say=say, on_ready=on_ready, hash_seed=_known_seed(settings)
     )

@@ -71,7 +71,9 @@ def main() -> NoReturn:
         os.set_inheritable(fd, False)
     link = WorkerEnd(orders.link_fd)
     from perdure.cli.logs import set_up_logs
+    from perdure.cli.unfailing import make_output_unfailing
 
+    make_output_unfailing()
     set_up_logs(dev=orders.dev)
     try:
         code = _Worker(orders, link).run()

@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import unquote_to_bytes
 
-import structlog
-
 from perdure.clock import NS, Clock, RealClock
 from perdure.errors import InvalidKey, PerdureError, UnknownHandler, UnknownKind
 from perdure.gateway.internal import Internal
@@ -47,6 +45,7 @@ from perdure.host.following import follow
 from perdure.host.incoming import Answer, IncomingCall
 from perdure.host.raw_requests import pack
 from perdure.journal.entry import HTTP, UPLOAD
+from perdure.logs import logger
 from perdure.ref import check_key
 from perdure.serde import Arguments
 from perdure.settings import Settings
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
     from perdure.host.host import Host
     from perdure.kind import Handler, Kind
 
-logger = structlog.get_logger("perdure")
 
 Authorize = Callable[["Request"], Any]
 

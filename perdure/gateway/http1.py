@@ -20,18 +20,16 @@ from collections import deque
 from typing import TYPE_CHECKING, NoReturn, cast
 
 import httptools
-import structlog
 
 from perdure.gateway.exchange import Exchange
 from perdure.gateway.inflow import Inflow, examine, too_large_body
 from perdure.gateway.problem import Refusal
 from perdure.gateway.request import PLAIN_FIELDS, Fields, RawHeaders
 from perdure.gateway.wire import CONTINUE
+from perdure.logs import logger
 
 if TYPE_CHECKING:
     from perdure.gateway.front import Front
-
-logger = structlog.get_logger("perdure")
 
 
 class _Fault(Exception):

@@ -18,8 +18,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import structlog
-
 from perdure.clock import perf_ns
 from perdure.errors import CallError, StoreFull, StoreUnavailable, Unavailable
 from perdure.failure import failure_of, kept_text
@@ -49,6 +47,7 @@ from perdure.journal.entry import (
 )
 from perdure.journal.log import Output, source_of
 from perdure.kind import Kind
+from perdure.logs import logger
 from perdure.suspend import heap
 from perdure.suspend.moving import Stayed
 
@@ -57,7 +56,6 @@ if TYPE_CHECKING:
     from perdure.host.host import Host
     from perdure.store.base import Stored
 
-logger = structlog.get_logger("perdure")
 
 RELOAD_S = 2.0
 """Until the next try, when the store could not give an object."""
@@ -347,9 +345,9 @@ class Activation:
                 slot.end()
             gc.enable()
         host.turns += 1
+        recorded = self._record(event, commands, call, (perf_ns() - began) // 1000)
         if machine.problems is not None:
             self._report(machine)
-        recorded = self._record(event, commands, call, (perf_ns() - began) // 1000)
         if recorded and host.quarantine.doubted:
             host.quarantine.lived(self, told_event(event))
 

@@ -22,8 +22,6 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, cast
 
-import structlog
-
 from perdure.clock import perf_ns
 from perdure.errors import PerdureError
 from perdure.failure import failure_of
@@ -37,13 +35,12 @@ from perdure.host.snapshots import take_snapshot
 from perdure.host.upgrades import Turn, Versions
 from perdure.journal.entry import PICKLE, Call, Event
 from perdure.kind import Kind
+from perdure.logs import logger
 from perdure.serde import Signature
 from perdure.store.base import Segment, Stored
 from perdure.suspend import heap
 from perdure.suspend.editions import Live
 from perdure.suspend.moving import Stayed
-
-logger = structlog.get_logger("perdure")
 
 
 class Start:

@@ -18,8 +18,6 @@ import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from perdure.access import Action, ActionKind
 from perdure.errors import ProcessLost, Unavailable
 from perdure.host import ephemeral
@@ -36,6 +34,7 @@ from perdure.host.snapshots import REPLAY_MAX, newest_seq
 from perdure.journal.entry import HTTP, Event
 from perdure.journal.log import source_of
 from perdure.kind import Kind
+from perdure.logs import logger
 from perdure.ref import Ref
 from perdure.store.base import Stored
 from perdure.suspend import heap
@@ -43,7 +42,6 @@ from perdure.suspend import heap
 if TYPE_CHECKING:
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 LOAD_LEAST_S = 60.0
 """A load may run thousands of turns again."""

@@ -14,17 +14,15 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-import structlog
-
 from perdure.errors import JournalCorrupt, OperatorError, PerdureError
 from perdure.journal import codec
 from perdure.journal.entry import Entry, StepDone, StepItem
+from perdure.logs import logger
 from perdure.store.base import Segment
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 BLOB_FROM = 64 * 1024
 """A body longer than this does not go into the journal."""

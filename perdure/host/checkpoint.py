@@ -15,8 +15,6 @@ import dataclasses
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import structlog
-
 from perdure.clock import NS
 from perdure.errors import CallError, OperatorError
 from perdure.host.activation import State
@@ -32,6 +30,7 @@ from perdure.host.snapshots import (
 from perdure.journal import codec
 from perdure.journal.entry import Call, Connected, Ended, Timetable
 from perdure.journal.identity import first_name
+from perdure.logs import logger
 from perdure.ref import parse_address
 from perdure.store.base import (
     Blob,
@@ -47,7 +46,6 @@ from perdure.store.base import (
 if TYPE_CHECKING:
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 SLICE_OBJECTS = 100
 SLICE_BYTES = 256 * 1024

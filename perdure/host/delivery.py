@@ -13,7 +13,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
-import structlog
 
 from perdure.clock import NS
 from perdure.errors import OperatorError, PerdureError, UnknownCall, UnknownKind
@@ -24,13 +23,13 @@ from perdure.journal.codec import Message
 from perdure.journal.entry import Call, Cancel, Event, Reply, Resolved
 from perdure.journal.identity import oid_of, oid_of_target
 from perdure.journal.log import source_of
+from perdure.logs import logger
 from perdure.ref import format_address, parse_address
 from perdure.store.base import Stored
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 # Events in one pass of the loop, after which sockets get their turn again.
 EVENTS_A_PASS = 256

@@ -15,8 +15,6 @@ import enum
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from perdure import attempt as within
 from perdure.errors import AuthorError, OutcomeUnknown, PerdureError
 from perdure.failure import failure_of
@@ -37,7 +35,6 @@ if TYPE_CHECKING:
     from perdure.host.host import Host
     from perdure.host.machine import Machine
 
-logger = structlog.get_logger("perdure")
 
 ITEMS_AHEAD = 64
 """So many items of a streaming step may be on their way to the disk, or wait in the object."""

@@ -13,8 +13,6 @@ from collections import deque
 from collections.abc import Callable, Coroutine, Mapping, Sequence, Set
 from typing import NamedTuple, Protocol
 
-import structlog
-
 from perdure.clock import Clock, RealClock
 from perdure.errors import (
     CallError,
@@ -50,12 +48,11 @@ from perdure.journal.entry import Answered, Ended
 from perdure.journal.identity import oid_of, oid_of_call, oid_of_target
 from perdure.journal.log import Output, PartitionLog, source_of
 from perdure.kind import Kind, Kinds
+from perdure.logs import logger
 from perdure.ref import parse_address
 from perdure.settings import Settings
 from perdure.store.base import Layout, Store, Stored
 from perdure.suspend.editions import Live
-
-logger = structlog.get_logger("perdure")
 
 
 class Slot(Protocol):

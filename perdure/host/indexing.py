@@ -14,11 +14,10 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import structlog
-
 from perdure.errors import BadArguments, CallError, OperatorError, UnknownKind
 from perdure.indexed import index_key, ranges, split_name
 from perdure.journal.entry import Entry
+from perdure.logs import logger
 from perdure.store.base import Checkpoint, Condition, IndexedRow, ObjectRow, meets
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from perdure.host.host import Host
     from perdure.host.machine import Machine
 
-logger = structlog.get_logger("perdure")
 
 LIMIT_MAX = 10_000
 _PAGE = 200

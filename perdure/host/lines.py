@@ -18,8 +18,6 @@ import hmac
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
-import structlog
-
 from perdure.clock import NS, Timer
 from perdure.connection import Connection
 from perdure.errors import BadArguments, BadJson, OperatorError
@@ -39,6 +37,7 @@ from perdure.journal.entry import (
     Received,
     shortened_message,
 )
+from perdure.logs import logger
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
@@ -46,7 +45,6 @@ if TYPE_CHECKING:
     from perdure.host.machine import Machine
     from perdure.kind import Kind
 
-logger = structlog.get_logger("perdure")
 
 RESTART = 1012
 PROTOCOL = 1002

@@ -12,8 +12,6 @@ import asyncio
 import functools
 from typing import TYPE_CHECKING
 
-import structlog
-
 from perdure.errors import (
     CallError,
     DivergenceError,
@@ -27,6 +25,7 @@ from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import untaken_blobs
 from perdure.host.upgrades import begin_from, bring_over
 from perdure.journal import codec
+from perdure.logs import logger
 from perdure.store.base import ObjectRow, Stored
 from perdure.suspend import heap
 from perdure.suspend.editions import VersionNotLoaded
@@ -34,7 +33,6 @@ from perdure.suspend.editions import VersionNotLoaded
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
 
-logger = structlog.get_logger("perdure")
 
 REBUILD = b"rebuild"
 """A load as an event for the supervisor: it runs the app's code and can end the process."""

@@ -23,11 +23,7 @@ import warnings
 from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
-import structlog
-
 from perdure.errors import PerdureError, Unavailable
-
-logger = structlog.get_logger("perdure")
 
 OUT_OF_MEMORY = 71
 """The exit code of a process that reached its memory limit."""

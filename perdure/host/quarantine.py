@@ -13,8 +13,6 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Protocol
 
-import structlog
-
 from perdure.errors import Conflict, DivergenceError, ObjectQuarantined, PerdureError
 from perdure.failure import failure_of
 from perdure.host.failures import encode_failure, skipped_error
@@ -38,6 +36,7 @@ from perdure.journal.entry import (
 )
 from perdure.journal.identity import oid_of
 from perdure.journal.log import source_of
+from perdure.logs import logger
 from perdure.ref import format_address
 from perdure.store.base import Checkpoint
 
@@ -45,7 +44,6 @@ if TYPE_CHECKING:
     from perdure.host.activation import Activation
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 _SCAN = 1000
 

@@ -12,8 +12,6 @@ import asyncio
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Protocol
 
-import structlog
-
 from perdure.connection import Connection
 from perdure.errors import PerdureError
 from perdure.host.incoming import Answer, IncomingCall
@@ -22,13 +20,13 @@ from perdure.host.line_outputs import LATER
 from perdure.host.lines import GONE, REPLACED, Frame, Line
 from perdure.journal import codec
 from perdure.journal.entry import Broadcast, Entry, Framed
+from perdure.logs import logger
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 Position = tuple[int, int]
 

@@ -11,16 +11,14 @@ import asyncio
 from collections.abc import Container, Mapping
 from typing import TYPE_CHECKING
 
-import structlog
-
 from perdure.errors import OperatorError
 from perdure.host.alarms import FOREVER_NS, HORIZON_NS
 from perdure.host.delivery import RETRY_S
+from perdure.logs import logger
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 SCAN_OBJECTS = 100_000
 """So many sleeping objects are asked for at a time when the store is looked through."""

@@ -11,14 +11,13 @@ from __future__ import annotations
 import functools
 from typing import TYPE_CHECKING
 
-import structlog
-
 from perdure.errors import NotSerializable, PerdureError
 from perdure.host.machine import Machine
 from perdure.host.raw_requests import clients_of
 from perdure.host.replay import replay_segments
 from perdure.host.upgrades import begin_from, settle
 from perdure.journal.identity import first_name
+from perdure.logs import logger
 from perdure.store.base import ObjectRow, Stored, Suspended
 from perdure.suspend import heap
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
     from perdure.host.activation import Activation
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 # A snapshot with suspended code costs about as much as replaying this many turns.
 TURNS_WORTH_A_CACHE = 200

@@ -10,8 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import structlog
-
 from perdure.host import schedules
 from perdure.journal.entry import Tick, Timetable
 from perdure.journal.identity import oid_of
@@ -19,8 +17,6 @@ from perdure.journal.identity import oid_of
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
     from perdure.host.host import Host
-
-logger = structlog.get_logger("perdure")
 
 
 class Timetables:

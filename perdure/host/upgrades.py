@@ -22,7 +22,6 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import msgspec
-import structlog
 
 from perdure.clock import perf_ns
 from perdure.errors import NotSerializable, UpgradeFailed, VersionUnusable
@@ -32,6 +31,7 @@ from perdure.host.task import Task
 from perdure.interrupt import is_interrupt
 from perdure.journal.entry import Command, Entry, Upgraded
 from perdure.kind import Kind
+from perdure.logs import logger
 from perdure.steps import find_step
 from perdure.store.base import Store
 from perdure.suspend import bundles, editions, heap
@@ -42,7 +42,6 @@ from perdure.suspend.moving import Stayed
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
 
-logger = structlog.get_logger("perdure")
 
 T = TypeVar("T")
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import structlog
 
 from perdure.clock import iso
 from perdure.connection import Connection
@@ -50,6 +49,7 @@ from perdure.journal.entry import (
     Upgraded,
 )
 from perdure.journal.identity import first_name, oid_of
+from perdure.logs import logger
 from perdure.object import Object
 from perdure.ref import Ref, format_address, parse_address
 from perdure.schedule import Schedule
@@ -62,7 +62,6 @@ from perdure.suspend import heap
 if TYPE_CHECKING:
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 _TEXT_MAX = 2000
 

@@ -10,17 +10,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-import structlog
-
 from perdure.errors import OperatorError, PerdureError, UpgradeFailed
 from perdure.host.machine import Machine
 from perdure.host.upgrades import begin_from, bring_copy_over, having
+from perdure.logs import logger
 from perdure.store.base import ObjectRow
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
 
-logger = structlog.get_logger("perdure")
 
 SAMPLE = 50
 """Objects of each class."""

@@ -132,3 +132,46 @@ def test_an_event_that_goes_well_forgets_its_deaths(shell: Any) -> None:
 
 def _deaths(shell: Any) -> str:
     return str((shell.folder / ".perdure" / "deaths.json").read_text())
+
+
+DARK = """
+import os, sys
+import perdure
+from perdure import Object
+
+full = os.open("/dev/full", os.O_WRONLY)
+os.dup2(full, 1)
+os.dup2(full, 2)
+
+class Talker(Object):
+    told: int = 0
+
+    async def say(self, text: str) -> int:
+        print(text, chr(0xD800))
+        print(text, chr(0xD800), file=sys.stderr, flush=True)
+        self.told += 1
+        return self.told
+
+    async def fail(self) -> None:
+        self.told += 1
+        raise ValueError("on purpose " + chr(0xD800))
+
+    async def tell(self, to: str) -> None:
+        await perdure.send(Talker.at(to).fail)
+
+    async def end(self) -> None:
+        os._exit(7)
+"""
+
+
+def test_a_log_that_cannot_be_written_costs_no_turn(shell: Any) -> None:
+    shell.write("dark.py", DARK)
+    server = shell.serve("serve", "dark.py")
+    assert server.call("Talker/a/say", text="hello") == 1
+    # What nobody waits for and fails is a warning in the log.
+    server.call("Talker/b/tell", to="a")
+    assert server.call("Talker/a/say", text="hello") == 3
+    server.kill_by("Talker/c/end")
+    # By a replay, in which nothing is printed.
+    assert server.call("Talker/a/say", text="hello") == 4
+    assert quarantined(shell, server) == []
