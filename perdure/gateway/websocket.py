@@ -295,7 +295,9 @@ class WebSocket(Session, asyncio.Protocol):
     def pause(self, paused: bool) -> None:
         if paused:
             self._transport.pause_reading()
-        else:
+        elif not self._front.draining:
+            # In a drain what the client sends is for the next worker to read, also where its
+            # messages before that have just come to disk.
             self._transport.resume_reading()
 
     async def drained(self) -> bool:

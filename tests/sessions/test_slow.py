@@ -107,3 +107,22 @@ async def test_messages_of_the_line_before_are_not_counted_on_this_one(tmp_path:
         # What came on a line before this one is on disk only now.
         socket.settled()
         assert socket.to_pass() is not None
+
+
+async def test_a_drain_reads_no_more_from_one_whose_messages_come_to_disk(tmp_path: Path) -> None:
+    async with own_front(tmp_path, Talker) as served, served.connect("/Talker/a") as plain:
+        await plain.recv()
+        await until(lambda: len(served.front.sockets) == 1)
+        (socket,) = served.front.sockets
+        for _ in range(1000):
+            socket.taken()
+        assert not socket._transport.is_reading()
+        served.front.draining = True
+        for _ in range(1000):
+            socket.settled()
+        assert not socket._transport.is_reading()
+        served.front.draining = False
+        socket.pause(False)
+        await plain.send("and on")
+        while await plain.recv() != "and on":
+            pass
