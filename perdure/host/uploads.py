@@ -227,9 +227,22 @@ class Upload:
     def found(self, received: int, unread: int) -> None:
         """The same of an object that was just loaded: what it has not got comes again."""
         if self._on_its_way is not None and self._on_its_way.number > received:
-            self._send()
+            self._host.keep(self._send_again())
         else:
             self.arrived(received, unread)
+
+    async def _send_again(self) -> None:
+        # It may be what the object was loaded for, and has its turn in a moment.
+        oid = oid_of_call(self._id)
+        activation = self._host.find(oid)
+        if activation is None:
+            return
+        await activation.settled()
+        await activation.rest()
+        known = (activation.machine.uploads or {}).get(self._id)
+        piece = self._on_its_way
+        if piece is not None and known is not None and known.received < piece.number:
+            self._send()
 
     def taken_back(self) -> None:
         """What the object had has not come to disk: its memory is forgotten, and it is found again

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ from perdure.store.memory import MemoryStore
 from perdure.suspend import heap
 from perdure.testing.faults import FaultyStore
 from perdure.testing.virtual import run_virtual
-from tests.host.stage import Stage, eventually
+from tests.host.stage import Stage, eventually, seeded
 
 
 class Inbox(Object):
@@ -58,7 +59,8 @@ class Strict(Inbox, reentrant=False):
 class Sender:
     """A client of an Inbox, as a face is for it."""
 
-    def __init__(self, stage: Stage, first: bytes = b"", kind: str = "Inbox") -> None:
+    def __init__(self, stage: Stage, first: bytes = b"", kind: str = "") -> None:
+        kind = kind or next(iter(stage.host.kinds))
         self.stage = stage
         self.answer: Answer | None = None
         self.flowing = True
@@ -160,9 +162,12 @@ def test_it_hibernates_in_the_middle(napping: bool) -> None:
         await sender.send(b"b")
         await stage.hibernate()
         assert stage.host.live() == []
+        turns = len(await entries_of(stage))
         snapshot = stage.host.stash[oid_of("Inbox", "i")]
         assert heap.is_suspended(snapshot.suspended.body)
         await sender.send(b"c")
+        # It was woken by the piece, which came once.
+        assert len(await entries_of(stage)) == turns + 1
         if napping:
             await asyncio.sleep(100)
         sender.upload.end()
@@ -383,3 +388,92 @@ def test_what_it_waits_for_is_told_in_words() -> None:
         await sender.text()
 
     scene(body)
+
+
+# --- anything at any moment
+
+
+async def one_life(stage: Stage, bodies: dict[str, Sender], rng: random.Random) -> None:
+    """Bodies begin, go on and end while the object comes and goes and the disk fills up."""
+    store = stage.store
+    assert isinstance(store, FaultyStore)
+    senders: list[tuple[Sender, list[bytes]]] = []
+    for _ in range(rng.randrange(20, 40)):
+        match rng.randrange(9):
+            case 0 | 1:
+                name = f"<{len(bodies)}>"
+                sender = Sender(stage, name.encode())
+                bodies[name] = sender
+                senders.append((sender, []))
+            case 2 | 3 | 4 if senders:
+                sender, sent = rng.choice(senders)
+                name = next(name for name, one in bodies.items() if one is sender)
+                sender.upload.feed(f"{name}{len(sent)} ".encode())
+                sent.append(b"")
+            case 5 if senders:
+                senders.pop(rng.randrange(len(senders)))[0].upload.end()
+            case 6 if senders:
+                senders.pop(rng.randrange(len(senders)))[0].upload.gone()
+            case 7:
+                await stage.hibernate()
+            case 8:
+                store.full = not store.full
+        await asyncio.sleep(rng.choice([0, 0.01, 0.2, 3]))
+    store.full = False
+    await asyncio.sleep(rng.choice([0, 0.15, 5]))
+
+
+class Ledger(Object):
+    """What it read of each body, by the name that stands in front, and how each ended."""
+
+    read: dict[str, str] = {}
+    ends: list[str] = []
+
+    async def on_request(self, request: Request) -> Response:
+        name = ""
+        try:
+            async for piece in request.stream():
+                text = piece.decode()
+                name = name or text.partition(">")[0] + ">"
+                self.read[name] = self.read.get(name, "") + text
+                if text and ord(text[-2:][0]) % 3 == 0:
+                    await sleep(1)
+        except ClientDisconnect:
+            self.ends.append(f"{name} gone")
+            raise
+        self.ends.append(f"{name} whole")
+        return PlainTextResponse(name)
+
+    @query
+    def all(self) -> tuple[dict[str, str], list[str]]:
+        return self.read, self.ends
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_whatever_happens_a_body_is_read_in_order_and_ends_once(seed: int) -> None:
+    rng = seeded(seed)
+
+    async def body(stage: Stage) -> None:
+        bodies: dict[str, Sender] = {}
+        for _ in range(4):
+            await one_life(stage, bodies, rng)
+            if rng.random() < 0.5:
+                await stage.host.checkpointer.run()
+            await stage.restart()
+        await asyncio.sleep(60)
+        read, ends = await Ledger.at("i").all()
+        assert sorted(one.partition(" ")[0] for one in ends) == sorted(read)
+        for name, text in read.items():
+            # A part of what was sent, from its beginning and without a gap; all of it, if whole.
+            count = len(text.split(" ")) - 1
+            assert text == name + "".join(f"{name}{n} " for n in range(count))
+            sender = bodies[name]
+            if sender.answer is not None and sender.answer.failure is None:
+                assert f"{name} whole" in ends
+            if f"{name} whole" in ends:
+                assert len(text) == sender.upload.size
+        assert stage.host.uploads.open == {}
+        machine = stage.host.find(oid_of("Ledger", "i")).machine
+        assert machine.uploads is None
+
+    scene(body, Ledger, store=FaultyStore(MemoryStore()))
