@@ -38,6 +38,8 @@ Ranges = tuple[tuple[bytes, bytes], ...]
 
 _EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - times without a zone are a kind of their own
 _BYTES_MAX = 512
+_PREFIX_MAX = _BYTES_MAX - 16
+"""So much of a longer value is in its key as it is."""
 _KINDS = (
     *(str, int, float, bool, type(None), Decimal, datetime, date, timedelta, uuid.UUID, bytes),
     enum.Enum,
@@ -60,11 +62,15 @@ def is_indexable(annotation: Any) -> bool:
 
 def index_key(value: object) -> bytes:
     """A value as bytes. Raises TypeError for one that cannot be in an index."""
-    key = _key(value)
+    try:
+        key = _key(value)
+    except OverflowError:
+        # timedelta.max, Decimal("1E+9999999999"): there are values beyond what a key has room for.
+        raise TypeError(f"{value!r} is too large for an index") from None
     if len(key) > _BYTES_MAX:
         # Equal is still equal; only in the order of two values this long, and equal up to here,
         # chance decides.
-        key = key[: _BYTES_MAX - 16] + blake2b(key, digest_size=16).digest()
+        key = key[:_PREFIX_MAX] + blake2b(key, digest_size=16).digest()
     return key
 
 
@@ -162,7 +168,11 @@ def _range(how: str, value: Any) -> tuple[bytes, bytes]:
         case "prefix":
             if not isinstance(value, (str, bytes)):
                 raise TypeError(f"`prefix` takes a text, not {value!r}")
-            return key, key + b"\xff" * 8
+            if len(key) > _PREFIX_MAX:
+                raise TypeError(f"`prefix` takes at most {_PREFIX_MAX - 1} bytes")
+            # Up to the first key that does not begin so; bytes may go on with any number of 0xff.
+            shorter = key.rstrip(b"\xff")
+            return key, shorter[:-1] + bytes((shorter[-1] + 1,))
         case _:
             raise TypeError(f"there is no comparison {how!r}; there are {', '.join(OPERATORS)}")
 

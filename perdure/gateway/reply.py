@@ -8,6 +8,7 @@ from urllib.parse import urlencode
 import msgspec
 
 from perdure.gateway.problem import Headers, Reply
+from perdure.sight.carried import for_json
 
 JSON: Headers = ((b"content-type", b"application/json"),)
 # Unpacked, so that it is an object of its own: two equal literals would be one.
@@ -17,7 +18,13 @@ RESULT: Headers = (*JSON,)
 
 def json_reply(value: Any, headers: Headers = ()) -> Reply:
     """200, and a value as JSON."""
-    return Reply(200, JSON + headers, msgspec.json.encode(value))
+    try:
+        body = msgspec.json.encode(value)
+    except Exception:
+        # An app names tasks, schedules and the like as it wishes. One name without bytes must not
+        # hide all that is asked for.
+        body = msgspec.json.encode(for_json(msgspec.to_builtins(value, enc_hook=repr), repr))
+    return Reply(200, JSON + headers, body)
 
 
 def page(rows: Any, prefix: str, path: str, given: dict[str, Any], after: str | None) -> Reply:

@@ -70,7 +70,7 @@ def _keys(machine: Machine, raw: Mapping[str, Any]) -> Values:
     for name, value in raw.items():
         try:
             found[name] = index_key(value)
-        except TypeError as error:
+        except Exception as error:  # A value's own class may raise anything.
             logger.warning(
                 "an Indexed attribute has a value that is in no index",
                 object=machine.address,

@@ -25,7 +25,9 @@ async def find_objects(
     where: dict[str, Any] = {}
     for text in conditions:
         name, value = read_condition(text, host.kinds[kind].indexed)
-        if where.setdefault(name, value) != value:
+        # Not compared with itself, which NaN is not equal to.
+        if name in where and where[name] != value:
             raise BadArguments(f"{text!r}: there is another condition of that kind")
+        where[name] = value
     rows = await host.index.find(kind, where, limit, after)
     return [line(host, (row.kind, row.key), row.last, row.updated) for row in rows]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from datetime import timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -196,9 +198,15 @@ async def test_what_a_program_has_sent_is_json_to_whoever_asks(tmp_path: Path) -
 class Order(Object):
     status: Indexed[str] = "open"
     total: Indexed[int] = 0
+    price: Indexed[Decimal] = Decimal(0)
+    weight: Indexed[float] = 0.0
 
     async def put(self, status: str, total: int) -> None:
         self.status, self.total = status, total
+
+    async def name_things(self) -> None:
+        asyncio.create_task(asyncio.sleep(500), name="\ud800")  # noqa: RUF006
+        self.schedule(timedelta(days=1), self.put, "x", 1, id="\udfff")
 
 
 async def test_objects_are_found_by_their_indexed_attributes(tmp_path: Path) -> None:
@@ -220,11 +228,23 @@ async def test_objects_are_found_by_their_indexed_attributes(tmp_path: Path) -> 
         for wrong, code in {
             "class=Order&where=colour=red": (422, "invalid-arguments"),
             "class=Order&where=total=many": (422, "invalid-arguments"),
+            "class=Order&where=weight=nan": (422, "invalid-arguments"),
+            "class=Order&where=price=sNaN": (422, "invalid-arguments"),
+            "class=Order&where=total=1&where=total=2": (422, "invalid-arguments"),
             "class=Nothing&where=x=1": (404, "unknown-class"),
             "where=status=open": (400, "bad-request"),
             "class=Order&where=status=open&prefix=o": (400, "bad-request"),
         }.items():
             assert problem(await s.http.get(f"/_perdure/objects?{wrong}")) == code
+
+
+async def test_names_without_utf8_are_shown_as_escapes(tmp_path: Path) -> None:
+    async with served(tmp_path, Order) as s:
+        await s.http.post("/Order/a/name_things")
+        shown = await s.get("/_perdure/objects/Order/a")
+        assert [wait["task"] for wait in shown["waits"]] == ["\\ud800"]
+        assert "\\udfff" in [timer.get("id") for timer in shown["timers"]]
+        assert (await s.get("/_perdure/objects/Order/a/why"))[0]["task"] == "\\ud800"
 
 
 # ---- what there is

@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from perdure import BadArguments, Indexed, InvalidClass, Object, atomic, delete, query
-from perdure.indexed import index_key, read_condition
+from perdure.indexed import index_key, ranges, read_condition
 from perdure.kind import kind_of
 from perdure.store.memory import MemoryStore
 from perdure.testing.faults import FaultyStore
@@ -226,6 +226,9 @@ async def test_a_value_that_fits_no_index_is_not_found_and_does_no_harm() -> Non
         await Order.at("a").set("total", float("nan"))
         assert await keys(colour=None) == ["a"]
         assert await keys(status__prefix="") == []
+        for odd in (timedelta.max, Decimal("1E+99999999999"), Crooked("x")):
+            await Order.at("a").set("status", odd)
+            assert await keys(status__prefix="") == []
         await Order.at("a").set("status", "open")
         assert await keys(status="open") == ["a"]
         await stage.restart()
@@ -349,9 +352,30 @@ def test_other_values() -> None:
     assert index_key(Colour.RED) == index_key("red") != index_key(Colour.BLUE)
     assert index_key("x" * 10_000) != index_key("x" * 10_001)
     assert len(index_key("x" * 10_000)) == len(index_key(7**5000)) == 512
-    for wrong in ([], {}, object(), float("nan"), Decimal("sNaN")):
+    for wrong in ([], {}, object(), float("nan"), Decimal("sNaN"), timedelta.max, timedelta.min):
         with pytest.raises(TypeError):
             index_key(wrong)
+    with pytest.raises(TypeError):
+        index_key(Decimal("1E+99999999999"))
+
+
+def test_a_prefix_of_bytes_takes_whatever_follows() -> None:
+    for begin in b"a", b"a\xff", b"\xff", b"":
+        [(low, high)] = ranges("prefix", begin)
+        for rest in b"", b"\x00", b"\xff" * 20, b"zz":
+            assert low <= index_key(begin + rest) < high
+        assert not low <= index_key(b"b") < high or not begin
+    [(low, high)] = ranges("prefix", "x" * 400)
+    assert low <= index_key("x" * 10_000) < high
+    with pytest.raises(BadArguments, match="at most"):
+        ranges("prefix", "x" * 1000)
+
+
+class Crooked(str):
+    __slots__ = ()
+
+    def encode(self, *args: Any, **kwargs: Any) -> bytes:
+        raise ZeroDivisionError
 
 
 def test_conditions_as_text() -> None:
