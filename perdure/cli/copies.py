@@ -60,6 +60,7 @@ def backup(destination: Path, data: Path, as_json: bool) -> None:
         "perdure restore /backups/shop --data restored",
         "perdure restore /backups/shop --data restored --to 2026-05-01T12:00Z",
         "perdure restore /backups/shop --data restored --to 10m",
+        "perdure restore /backups/shop --data restored --to 10m --code before",
     )
 )
 @click.argument("source", type=_DIRECTORY)
@@ -67,18 +68,19 @@ def backup(destination: Path, data: Path, as_json: bool) -> None:
 @click.option(
     "--to", callback=only_time, metavar="TIME", help="As it was then: ISO 8601, or an age as 10m."
 )
+@click.option("--code", type=_DIRECTORY, help="Write the source of the code that ran then into it.")
 @json_option()
-def restore(source: Path, data: Path, to: str | None, as_json: bool) -> None:
+def restore(source: Path, data: Path, to: str | None, code: Path | None, as_json: bool) -> None:
     """Make a data directory from the copy in SOURCE.
 
     With --to every object goes back to its state at that time, and timers, messages under way and
     waiting code with it. Steps that were pending then will run when it is served: look first, with
-    `perdure verify` or on a machine that reaches nothing. The code of that time is the app's to
-    bring.
+    `perdure verify` or on a machine that reaches nothing. With --code you get the code of that
+    time as well: deployed with the data, it is the version that it was.
     """
-    to_ns = read_time(to, time.time_ns()) if to is not None else None
+    to_ns = read_time(to, time.time_ns(), end=True) if to is not None else None
     with _progress("going back", as_json) as progress:
-        done = restore_store(source, data, to_ns, progress)
+        done = restore_store(source, data, to_ns, progress, code=code)
     if as_json:
         print_json(asdict(done))
         return
@@ -88,6 +90,8 @@ def restore(source: Path, data: Path, to: str | None, as_json: bool) -> None:
             f"  {done.changed} went back, {done.removed} did not exist yet, "
             f"{done.turns} turns were taken away"
         )
+    if code is not None:
+        click.echo(f"{code}: {done.files} files, the source of version {done.version}")
 
 
 @contextmanager

@@ -117,12 +117,10 @@ def _show_bundle(bundle: dict[str, Any], to: Path | None, as_json: bool) -> None
             click.secho(f"# --- {name}", bold=True)
             click.echo(source)
         return
-    packages = {name[:at] for name in bundle["modules"] for at, c in enumerate(name) if c == "."}
-    for name, source in bundle["modules"].items():
-        path = to.joinpath(*name.split("."))
-        path = path / "__init__.py" if name in packages else path.with_name(path.name + ".py")
-        if path.exists():
-            raise Complaint(f"{path} is there already", hint="Name an empty directory.")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(source, encoding="utf-8")
+    from perdure.suspend.bundles import write_source
+
+    try:
+        write_source(bundle["modules"], to)
+    except FileExistsError as error:
+        raise Complaint(f"{error} is there already", hint="Name an empty directory.") from None
     click.echo(f"{len(bundle['modules'])} files of version {bundle['version']} are in {to}")

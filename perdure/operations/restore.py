@@ -41,7 +41,8 @@ from perdure.journal.entry import (
 from perdure.ref import format_address, parse_address
 from perdure.store.base import CallRow
 from perdure.store.sqlite_file import DATABASE, connect, trouble
-from perdure.store.sqlite_sql import LSN_BITS
+from perdure.store.sqlite_sql import GET_VERSION, LSN_BITS
+from perdure.suspend.bundles import read, write_source
 
 Progress = Callable[[int, int], None]
 """Called with the objects that are done, and all."""
@@ -60,15 +61,26 @@ class Restored:
     """Objects that did not exist yet at that time."""
     turns: int = 0
     """Turns that were taken away."""
+    version: str = ""
+    """The version of the code that ran the last turn which is there."""
+    files: int = 0
+    """Source files of that version that were written."""
 
 
 def restore(
-    source: Path, data: Path, to_ns: int | None, progress: Progress = lambda done, all_: None
+    source: Path,
+    data: Path,
+    to_ns: int | None,
+    progress: Progress = lambda done, all_: None,
+    *,
+    code: Path | None = None,
 ) -> Restored:
-    """Make the data directory `data` from the copy in `source`, as of a time if one is given.
+    """Make the data directory `data` from the copy in `source`, as of a time if one is given; and
+    in the directory `code` the source of the code that ran then.
 
-    Raises BadSettings for a directory that has a store already or none to copy, and OperatorError,
-    with nothing left behind, where the history of an object does not reach back that far.
+    Raises BadSettings for a directory that has a store or such a file already, or none to copy,
+    and OperatorError where the history of an object does not reach back that far, or the source
+    is not in the store. Then nothing is left behind.
     """
     source_path, path = source / DATABASE, data / DATABASE
     if not source_path.is_file():
@@ -95,6 +107,9 @@ def restore(
             (done.objects,) = store.execute(
                 "SELECT count(*) FROM object WHERE status <> 'deleted'"
             ).fetchone()
+            done.version = _last_version(store)
+            if code is not None:
+                done.files = _write_code(store, done.version, code)
         handle = os.open(unfinished, os.O_RDONLY)
         os.fsync(handle)
         os.close(handle)
@@ -104,6 +119,35 @@ def restore(
     finally:
         unfinished.unlink(missing_ok=True)
     return done
+
+
+def _last_version(store: sqlite3.Connection) -> str:
+    """Of the turns in the log, or (where it is empty) of those that the objects are at."""
+    parts = store.execute("SELECT part FROM part").fetchall()
+    tail = [entry for (part,) in parts for _, entry in _tail(store, part)]
+    if tail:
+        return max(tail, key=lambda entry: entry.time).version
+    found = store.execute(
+        "SELECT version FROM object WHERE version <> '' ORDER BY updated DESC LIMIT 1"
+    ).fetchone()
+    return found[0] if found else ""
+
+
+def _write_code(store: sqlite3.Connection, version: str, code: Path) -> int:
+    found = store.execute(GET_VERSION, (version,)).fetchone()
+    if found is None:
+        raise OperatorError(
+            f"the source of version {version or 'of no turn at all'} is not in the store",
+            hint="Restore without --code, and bring the code of that time from where it is kept.",
+        )
+    modules = read(version, found[0]).modules
+    try:
+        write_source(modules, code)
+    except FileExistsError as error:
+        raise BadSettings(
+            f"{error} is there already", hint="Name an empty directory for the code."
+        ) from None
+    return len(modules)
 
 
 @dataclass(slots=True)

@@ -15,7 +15,7 @@ from perdure.past import history as histories
 from perdure.past import looking, planting
 from perdure.past.extract import export
 from perdure.past.history import Filter
-from perdure.past.moment import Moment, read_moment
+from perdure.past.moment import Moment, read_moment, read_time
 from perdure.past.record import HostRecord, record_of
 from perdure.past.what_if import what_if
 from perdure.ref import Ref, parse_address
@@ -135,9 +135,7 @@ class Past:
             return None
         if isinstance(when, int):
             return Moment(when, None)
-        if isinstance(when, timedelta):
-            when = f"{when.total_seconds():f}s"
-        return read_moment(when if isinstance(when, str) else when.isoformat(), _now_ns())
+        return read_moment(_written(when), _now_ns())
 
     def _filter(
         self,
@@ -147,11 +145,20 @@ class Past:
         until: When | None,
         failed: bool,
     ) -> Filter:
-        return Filter(_names(kind), _names(handler), self._time(since), self._time(until), failed)
+        span = _time(since, end=False), _time(until, end=True)
+        return Filter(_names(kind), _names(handler), *span, failed)
 
-    def _time(self, when: When | None) -> int | None:
-        moment = self._moment(when)
-        return moment.time_ns if moment is not None else None
+
+def _time(when: When | None, *, end: bool) -> int | None:
+    if when is None or isinstance(when, int):
+        return None
+    return read_time(_written(when), _now_ns(), end=end)
+
+
+def _written(when: str | datetime | timedelta) -> str:
+    if isinstance(when, timedelta):
+        return f"{when.total_seconds():f}s"
+    return when if isinstance(when, str) else when.isoformat()
 
 
 def _names(given: str | Iterable[str] | None) -> frozenset[str] | None:

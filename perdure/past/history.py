@@ -216,7 +216,7 @@ def read_filter(given: dict[str, str], now_ns: int) -> Filter:
 
     def when(name: str) -> int | None:
         text = given.get(name)
-        return read_time(text, now_ns) if text else None
+        return read_time(text, now_ns, end=name == "until") if text else None
 
     text = given.get("failed", "0")
     if text not in ("0", "1", "false", "true", ""):

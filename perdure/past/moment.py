@@ -24,11 +24,15 @@ def read_moment(text: str, now_ns: int) -> Moment:
     """
     if text.isascii() and text.isdecimal() and len(text) < 19:
         return Moment(int(text), None)
-    return Moment(None, read_time(text, now_ns))
+    return Moment(None, read_time(text, now_ns, end=True))
 
 
-def read_time(text: str, now_ns: int) -> int:
-    """Nanoseconds since 1970 of an ISO 8601 time or of an age. Raises BadArguments."""
+def read_time(text: str, now_ns: int, *, end: bool = False) -> int:
+    """Nanoseconds since 1970 of an ISO 8601 time or of an age. Raises BadArguments.
+
+    Times are shown to the microsecond, of which this is the first nanosecond. With `end` it is the
+    last: who gives the time that a turn is shown with, as that up to which, means it included.
+    """
     age = age_s(text)
     if age is not None:
         return now_ns - int(age * NS)
@@ -43,4 +47,4 @@ def read_time(text: str, now_ns: int) -> int:
             hint="A turn is a number; a time is ISO 8601, as 2026-05-01T12:00:00Z, or an age: "
             "30s, 10m, 2h, 7d.",
         ) from None
-    return seconds * NS + when.microsecond * 1000
+    return seconds * NS + when.microsecond * 1000 + (999 if end else 0)

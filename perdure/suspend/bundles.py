@@ -19,7 +19,7 @@ import json
 import sys
 import types
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,6 +60,25 @@ def read(version: str, data: bytes) -> Bundle:
     modules = found["modules"]
     packages = _packages(modules) | frozenset(found["packages"])
     return Bundle(version, modules, packages, found["classes"])
+
+
+def write_source(modules: Mapping[str, str], folder: Path) -> None:
+    """Put modules into a folder, where an import from there finds them.
+
+    Raises FileExistsError, with nothing written, where one of the files is there already.
+    """
+    packages = _packages(modules)
+    paths = {}
+    for name in modules:
+        path = folder.joinpath(*name.split("."))
+        paths[name] = (
+            path / "__init__.py" if name in packages else path.with_name(f"{path.name}.py")
+        )
+        if paths[name].exists():
+            raise FileExistsError(str(paths[name]))
+    for name, path in paths.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(modules[name], encoding="utf-8")
 
 
 def _packages(modules: Iterable[str]) -> frozenset[str]:

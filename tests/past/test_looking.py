@@ -423,3 +423,18 @@ def test_nan_is_no_change() -> None:
     nan = float("nan")
     assert not changes({"a": nan, "b": [1, nan]}, {"a": float("nan"), "b": [1, nan]})
     assert [one.path for one in changes({"a": nan}, {"a": 1.0})] == ["a"]
+
+
+async def test_the_time_that_a_turn_is_shown_with_includes_it() -> None:
+    async with Stage(Basket) as stage:
+        basket = Basket.at("b")
+        # The clock of the stage stands between two microseconds.
+        stage.clock.jump_ns += 500
+        await basket.put("bread", 1.0)
+        await asyncio.sleep(1)
+        await basket.put("jam", 2.0)
+        past = Past(basket)
+        (first, second) = (await past.history(kind="call"))[:2]
+        assert (await past.state(at=first["time"]))["seq"] == first["seq"]
+        assert [turn["seq"] for turn in await past.history(until=second["time"])] == [1, 2]
+        assert [turn["seq"] for turn in await past.history(since=second["time"])] == [2]
