@@ -24,16 +24,17 @@ class Till(Object):
 
 
 def test_a_restore_brings_the_code_of_its_time(shell: Any) -> None:
-    (shell.folder / "till").mkdir()
-    shell.write("till/__init__.py", "")
-    shell.write("till/app.py", TILL)
-    shell.write("till/prices.py", "def price() -> int:\n    return 1\n")
+    till = shell.folder / "till"
+    till.mkdir()
+    (till / "__init__.py").touch()
+    (till / "app.py").write_text(TILL)
+    (till / "prices.py").write_text("def price() -> int:\n    return 1\n")
     server = shell.serve("serve", "till.app", "--data", "data")
     assert server.call("Till/t/sell") == 1
     assert server.call("Till/t/sell") == 2
     then = shell.json(server, "history", "Till/t")[-1]["time"]
 
-    shell.write("till/prices.py", "def price() -> int:\n    return 100\n")
+    (till / "prices.py").write_text("def price() -> int:\n    return 100\n")
     server.signal(signal.SIGHUP)
     server.wait_for("serving again")
     assert server.call("Till/t/sell") == 102
@@ -42,7 +43,7 @@ def test_a_restore_brings_the_code_of_its_time(shell: Any) -> None:
 
     now = shell.run("restore", "copy", "--data", "now", "--code", "now-code", "--json")
     assert json.loads(now.stdout)["files"] == 3
-    assert "100" in (shell.folder / "now-code/till/prices.py").read_text()
+    assert "100" in (shell.folder / "now-code" / "till" / "prices.py").read_text()
     back = shell.run("restore", "copy", "--data", "back", "--to", then, "--code", "back-code")
     assert back.returncode == 0, back.stderr
     assert "3 files, the source of version" in back.stdout
@@ -51,7 +52,8 @@ def test_a_restore_brings_the_code_of_its_time(shell: Any) -> None:
     assert "is there already" in again.stderr
     assert not (shell.folder / "third" / "perdure.db").exists()
 
-    server = shell.serve("serve", "back-code/till/app.py", "--data", "back")
+    app = shell.folder / "back-code" / "till" / "app.py"
+    server = shell.serve("serve", str(app), "--data", "back")
     assert server.call("Till/t/sell") == 3
     held = shell.json(server, "versions")
     # It is the version that it was, so nothing had to go over.
