@@ -15,6 +15,7 @@ from perdure.gateway.request import HttpRequest, split_target
 from perdure.gateway.stream import Stream
 from perdure.gateway.websocket import WebSocket
 from perdure.gateway.wire import BODILESS, LAST_CHUNK, answer, chunk, result, stream_head
+from perdure.host.sessions import LOST
 from perdure.journal.identity import oid_of
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class Exchange(HttpRequest):
     """The Connection field of the answer: `close`, `keep-alive` for HTTP/1.0, or empty."""
     data: bytes | None = None
     """The answer, while earlier requests of the connection have none yet."""
+
+    joining: WebSocket | None = None
+    """The line that its client waits for, while the upgrade is not answered."""
 
     stream: Stream | None = None
     """The body, if it comes piece by piece. Once its head has left, `data` is None again until
@@ -146,6 +150,9 @@ class Exchange(HttpRequest):
         stream, self.conn, self.stream = self.stream, None, None
         if stream is not None:
             stream.left()
+        joining, self.joining = self.joining, None
+        if joining is not None:
+            joining.gone(LOST, "")
 
     # --- what the gateway asks
 
@@ -153,10 +160,11 @@ class Exchange(HttpRequest):
         self, gateway: Gateway, kind: Kind, key: str, upgrade: Upgrade, *, resumable: bool
     ) -> WebSocket:
         conn = self.conn
-        assert conn is not None
+        if conn is None:
+            raise Refusal("bad-request", "the client has gone")
         if len(conn.pending) > 1:
             raise Refusal("bad-request", "an upgrade comes when all before it is answered")
-        return WebSocket(
+        self.joining = WebSocket(
             conn.front,
             conn,
             *(gateway.host.lines, kind, key, oid_of(kind.name, key)),
@@ -164,9 +172,10 @@ class Exchange(HttpRequest):
             websocket_key=upgrade.key,
             deflate=upgrade.deflate,
         )
+        return self.joining
 
     def switched(self) -> None:
-        self.conn = None
+        self.conn = self.joining = None
 
     def client(self) -> str | None:
         peer = self.conn and self.conn.transport.get_extra_info("peername")

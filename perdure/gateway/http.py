@@ -310,8 +310,10 @@ class Gateway:
         if request.method not in (b"GET", b"HEAD", b"OPTIONS"):
             _refuse_other_sites(request, fields)
 
+        # Now: whoever asks may have gone by the time that `authorize` has answered.
+        raw = raw_request(request)
+
         def authorized(principal: Any) -> None:
-            raw = raw_request(request)
             upload = request.upload
             answer = RawAnswer(self, respond, route, upload)
             timeout = read_timeout(fields)

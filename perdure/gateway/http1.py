@@ -31,6 +31,9 @@ from perdure.logs import logger
 if TYPE_CHECKING:
     from perdure.gateway.front import Front
 
+# Of what comes behind the head of an upgrade, before that is answered.
+_REST_BYTES_MAX = 256 * 1024
+
 
 class _Fault(Exception):
     """Ends the parsing from within one of its callbacks."""
@@ -152,6 +155,8 @@ class Connection(asyncio.Protocol):
         if self.ending:
             if self.rest is not None:
                 self.rest += data
+                if len(self.rest) > _REST_BYTES_MAX:
+                    self.transport.pause_reading()
             return
         size = len(data)
         if size > self.front.small:
@@ -300,9 +305,9 @@ class Connection(asyncio.Protocol):
         head, self.again = self.again, b""
         if not head:
             # A WebSocket, perhaps, or a tunnel, which is refused: what follows is not HTTP.
+            # It is read on, so that the end of its client is seen: `on_connect` may take days.
             self.end()
             self.rest = rest
-            self.transport.pause_reading()
             return
         self.parser = httptools.HttpRequestParser(self)
         try:

@@ -33,7 +33,7 @@ _LEAVING = (1000, _GOING_AWAY, NO_CODE)
 # Headers may add so much to a message.
 HEADER_BYTES_MAX = 64
 # Messages of one client on their way to the disk, before it is not read from for a moment.
-_UNSETTLED_MAX = 1000
+UNSETTLED_MAX = 1000
 
 
 class Phase(enum.Enum):
@@ -241,7 +241,7 @@ class Session:
     def taken(self) -> None:
         """A message is on its way to the disk."""
         self._unsettled += 1
-        if self._unsettled == _UNSETTLED_MAX:
+        if self._unsettled == UNSETTLED_MAX:
             self.pause(True)
 
     def settled(self) -> None:
@@ -250,7 +250,7 @@ class Session:
             # It came on the line before this one.
             return
         self._unsettled -= 1
-        if self._unsettled == _UNSETTLED_MAX // 2:
+        if self._unsettled == UNSETTLED_MAX // 2:
             self.pause(False)
 
     # --- a client that comes back

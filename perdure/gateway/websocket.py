@@ -28,6 +28,7 @@ from perdure.gateway.frames import (
 )
 from perdure.gateway.session import (
     HEADER_BYTES_MAX,
+    UNSETTLED_MAX,
     Phase,
     Session,
     opcode_of,
@@ -138,16 +139,27 @@ class WebSocket(Session, asyncio.Protocol):
         lines.append(b"\r\n\r\n")
         self._key = b""
         self._transport = transport
-        rest = carrier.hand_over(self)
+        rest, is_over = carrier.hand_over(self), carrier.deaf_since > 0
         most = self.gateway.settings.socket_queue_bytes
         transport.set_write_buffer_limits(high=most, low=min(_LOW, most // 2))
         self._front.socket_joined(self)
         transport.write(b"".join(lines))
-        if rest:
-            # Not at once: what the object has sent so far comes first.
-            self._front.loop.call_soon(self.data_received, rest)
-        transport.resume_reading()
+        # Not at once: what the object has sent so far comes first. Until then nothing is read, or
+        # what comes next would overtake what came before.
+        transport.pause_reading()
+        self._front.loop.call_soon(self._begin, rest, is_over)
         return True
+
+    def _begin(self, rest: bytes, is_over: bool) -> None:
+        if rest:
+            self.data_received(rest)
+        if self._transport.is_closing():
+            return
+        if is_over:
+            # Its client has left behind what it sent; the transport says so once, and did.
+            self._transport.close()
+        elif self._unsettled < UNSETTLED_MAX:
+            self.pause(False)
 
     def is_busy(self) -> bool:
         """Whether the connection is in the middle of being parsed, and cannot be taken over."""
