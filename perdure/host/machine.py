@@ -11,11 +11,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import heapq
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from perdure.errors import CallCancelled, Conflict, NotSerializable, UnknownHandler
+from perdure.errors import CallCancelled, NotSerializable, UnknownHandler
 from perdure.failure import Failure, exception_of, failure_of
 from perdure.host import (
     cancelling,
@@ -31,7 +30,8 @@ from perdure.host import (
 )
 from perdure.host.asking import Surroundings
 from perdure.host.connecting import Connecting
-from perdure.host.failures import decode_failure, encode_failure, pickled_failure, skipped_error
+from perdure.host.ending import ended, forget_everything
+from perdure.host.failures import decode_failure, encode_failure, pickled_failure
 from perdure.host.keeping import keep
 from perdure.host.records import AskedStream, Kept, Running
 from perdure.host.stepping import resolve
@@ -60,7 +60,6 @@ from perdure.journal.entry import (
     Sent,
     Skipped,
     Started,
-    StepDropped,
     Timetable,
 )
 from perdure.kind import Kind
@@ -317,7 +316,7 @@ class Machine(Connecting):
         failure = failure_of(error)
         for event in self.queue or ():
             self.answer(event, None, failure, error)
-        self._forget_everything()
+        forget_everything(self)
 
     def begin(self, event: Call, arguments: Arguments | None) -> None:
         """Run a handler to its end or to its first wait."""
@@ -431,47 +430,6 @@ class Machine(Connecting):
                 self.answer(call, None, failure, exception_of(failure))
                 return
 
-    def _end(self, event: Ended) -> None:
-        if self.instance is not None:
-            sessions.end_all(self)
-            error = Conflict(f"{self.address} was deleted while the call was under way")
-            failure = failure_of(error)
-            running = [call.event for call in (self.running or {}).values()]
-            for call in [*running, *(self.queue or ())]:
-                self.answer(call, None, failure, error)
-            steps, self.steps = self.steps, None
-            for number in steps or ():
-                self.commands.append(StepDropped(number))
-            self._forget_everything()
-        if event.answer_to:
-            self.commands.append(Sent(event.caller, Reply(event.answer_to, True, heap.dumps(None))))
-
-    def _skipped(self, event: Skipped) -> None:
-        """The event counts as handled and nothing of it runs; a caller gets a failure."""
-        if event.what == "timer":
-            while self.timers and self.timers[0].when_ns <= self.now_ns:
-                heapq.heappop(self.timers)
-            self.timers = self.timers or None
-            schedules.skipped(self)
-        if event.answer_to:
-            failure = encode_failure(failure_of(skipped_error(self.address)))
-            self.commands.append(Sent(event.caller, Reply(event.answer_to, False, failure)))
-
-    def _forget_everything(self) -> None:
-        # The numbers go on, so that ids of a former life are never given again.
-        self._drop_tasks()
-        promises.forget_all(self)
-        self.watches = self.schedules = self.parked = self.timetable = None
-        self.instance = None
-        self.timers = None
-        self.cancelled_timers = 0
-        self.tasks = None
-        self.running = self.asked = self.steps = self.step_notes = self.kept = None
-        self.streamed = self.cancelled = self.deadlines = self.uploads = None
-        self.holder = self.queue = None
-        self.connections = self.leaving = None
-        self.creating = False
-
     # --- answers
 
     def answer(
@@ -557,11 +515,12 @@ class Machine(Connecting):
         running = asyncio._get_running_loop()
         _set_running_loop(self)  # type: ignore[arg-type]
         try:
-            self._drop_tasks()
+            self.drop_tasks()
         finally:
             _set_running_loop(running)
 
-    def _drop_tasks(self) -> None:
+    def drop_tasks(self) -> None:
+        """Let go of suspended code, inside a turn as well."""
         heap.drop_all(self)
         self.ready.clear()
 
@@ -573,8 +532,8 @@ EVENTS: dict[type, Callable[[Machine, Any], None]] = {
     Fired: Machine._fired,
     **stepping.EVENTS,
     Refused: Machine._refused,
-    Ended: Machine._end,
-    Skipped: Machine._skipped,
+    Ended: ended,
+    Skipped: repairs.skipped,
     Resolved: promises.resolved,
     Cancel: cancelling.cancel,
     Repaired: repairs.repaired,
