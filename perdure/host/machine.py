@@ -357,6 +357,10 @@ class Machine(Connecting):
         if task.begin():
             self._end_call(event, task, undo=handler.atomic)
             return
+        self.goes_on(event, task)
+
+    def goes_on(self, event: Call, task: Task) -> None:
+        """A call has begun, and its code waits: it ends in a later turn."""
         if self.running is None:
             self.running = {}
         self.running[event.id] = Running(event, self.now_ns, task)

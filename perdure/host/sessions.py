@@ -23,7 +23,6 @@ from perdure.connection import Connection
 from perdure.errors import BadArguments, BadJson, Reject
 from perdure.failure import Failure, failure_of
 from perdure.host.failures import encode_failure
-from perdure.host.records import Running
 from perdure.host.task import Task
 from perdure.interrupt import is_interrupt
 from perdure.journal.entry import (
@@ -270,13 +269,7 @@ def _start(machine: Machine, call: Call, hook: Hook, args: tuple[Any, ...]) -> b
     if task.begin():
         task.result()
         return True
-    if machine.running is None:
-        machine.running = {}
-    machine.running[call.id] = Running(call, machine.now_ns, task)
-    if not machine.kind.reentrant:
-        machine.holder = call
-    machine.remember(task)
-    task.add_done_callback(machine._ended, context=task.context)
+    machine.goes_on(call, task)
     return False
 
 
