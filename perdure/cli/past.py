@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from typing import Any
 
 import click
@@ -187,3 +188,30 @@ def _tell_story(found: dict[str, Any]) -> None:
     click.echo("the state at the end, and what it would be:" if found["changes"] else
                "the state at the end is the same")  # fmt: skip
     print_changes(found["changes"])
+
+
+def print_turn(
+    turn: dict[str, Any], errors: list[dict[str, Any]], *, as_json: bool = False
+) -> None:
+    """A turn that ran once more, and what it raised."""
+    if as_json:
+        click.echo(json.dumps(turn | {"errors": errors}, ensure_ascii=False))
+        return
+    seq = click.style(f"{turn['seq']:>6}", bold=True)
+    kind = click.style(f"{turn['kind']:<8}", fg="cyan")
+    stamp = click.style(show_time(turn["time"]), dim=True)
+    click.echo(f"{seq}  {stamp}  {kind} {shorten(turn['input'], 100)}")
+    if turn["output"]:
+        click.echo(f"        → {shorten(turn['output'], 100)}")
+    for error in errors:
+        where = error["frames"][-1] if error["frames"] else None
+        at = f"  at {where['file']}:{where['line']}" if where else ""
+        click.echo(click.style(f"        ! {error['error']}: {error['message']}{at}", fg="red"))
+
+
+def read_place(text: str) -> tuple[str, int]:
+    """The file's name and the line of a breakpoint."""
+    file, _, line = text.rpartition(":")
+    if not file or not line.isdecimal():
+        raise WrongUse(f"{text!r} is no FILE:LINE")
+    return os.path.basename(file), int(line)

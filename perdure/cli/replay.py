@@ -7,23 +7,21 @@ nothing is written there, and nothing of the outside is reached from here.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 from perdure.cli.client import Server, object_path, remote
-from perdure.cli.output import Complaint, WrongUse, examples, shorten, show_time
+from perdure.cli.output import Complaint, WrongUse, examples
+from perdure.cli.past import print_turn, read_place
 
 if TYPE_CHECKING:
     from perdure.past.extract import Export, Extract
-    from perdure.past.rerun import Rerun
 
 _FETCH_S = 600.0
-_WIDTH = 100
 
 
 @click.command(
@@ -95,13 +93,6 @@ def replay(
         raise SystemExit(code)
 
 
-def read_place(text: str) -> tuple[str, int]:
-    file, _, line = text.rpartition(":")
-    if not file or not line.isdecimal():
-        raise WrongUse(f"{text!r} is no FILE:LINE")
-    return os.path.basename(file), int(line)
-
-
 def _fetch(
     address: str, data: Path | None, file: Path | None, url: str, token: str | None
 ) -> Export:
@@ -164,7 +155,7 @@ async def _replay(
             printed = sys.stderr if as_json else sys.stdout
             turn = await rerun.forward(plain_run, printed)
             assert turn is not None
-            tell(turn, rerun, as_json=as_json)
+            print_turn(turn, rerun.errors, as_json=as_json)
         if not as_json:
             click.echo(f"{max(0, last - begin + 1)} turns ran as the journal has them")
         return 0
@@ -179,20 +170,3 @@ async def _replay(
         ) from error
     finally:
         rerun.close()
-
-
-def tell(turn: dict[str, Any], rerun: Rerun, *, as_json: bool = False) -> None:
-    """A turn that ran, and what it raised."""
-    if as_json:
-        click.echo(json.dumps(turn | {"errors": rerun.errors}, ensure_ascii=False))
-        return
-    seq = click.style(f"{turn['seq']:>6}", bold=True)
-    kind = click.style(f"{turn['kind']:<8}", fg="cyan")
-    stamp = click.style(show_time(turn["time"]), dim=True)
-    click.echo(f"{seq}  {stamp}  {kind} {shorten(turn['input'], _WIDTH)}")
-    if turn["output"]:
-        click.echo(f"        → {shorten(turn['output'], _WIDTH)}")
-    for error in rerun.errors:
-        where = error["frames"][-1] if error["frames"] else None
-        at = f"  at {where['file']}:{where['line']}" if where else ""
-        click.echo(click.style(f"        ! {error['error']}: {error['message']}{at}", fg="red"))

@@ -10,8 +10,7 @@ from typing import Any
 import click
 
 from perdure.cli.debugger import TurnPdb
-from perdure.cli.past import print_changes, print_error
-from perdure.cli.replay import read_place, tell
+from perdure.cli.past import print_changes, print_error, print_turn, read_place
 from perdure.errors import DivergenceError, PerdureError
 from perdure.past import looking
 from perdure.past.moment import Moment
@@ -123,7 +122,7 @@ class Turns:
                 return
             turn = await self._rerun.forward(self._in_pdb(stepping=stepping), sys.stdout)
             assert turn is not None
-            tell(turn, self._rerun)
+            print_turn(turn, self._rerun.errors)
             if self._pdb.stopped or (count is None and self._rerun.errors):
                 return
             if count is not None:
@@ -141,7 +140,7 @@ class Turns:
         if entry is None:
             click.echo("before the first turn")
         else:
-            tell(told(entry), self._rerun)
+            print_turn(told(entry), self._rerun.errors)
 
     def _break(self, rest: str) -> None:
         if not rest:

@@ -185,3 +185,22 @@ class Terminal:
             assert time.monotonic() < deadline, self.text
             if select.select([self.ours], [], [], 1.0)[0]:
                 self.text += os.read(self.ours, 4096).decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--data", ".", "--file", "cart.perdure"), "both say where the object is"),
+        (("--break", "shop.py:3"), "add --pdb"),
+        (("--pdb", "--json"), "--json is not"),
+        (("--pdb", "--break", "shop.py"), "'shop.py' is no FILE:LINE"),
+    ],
+)
+def test_what_does_not_go_together_is_said(
+    shell: Any, arguments: tuple[str, ...], said: str
+) -> None:
+    shell.write("cart.perdure", "")
+    done = shell.run("replay", "Cart/c", *arguments)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
