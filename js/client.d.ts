@@ -2,7 +2,13 @@
 
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 export type Arguments = { [name: string]: unknown } | unknown[];
-export type Message = string | ArrayBuffer | ArrayBufferView | Json;
+/** What goes as it is, or as JSON: any object but a function. */
+export type Message<T = Json> =
+  | string
+  | ArrayBuffer
+  | ArrayBufferView
+  | Json
+  | (T extends (...args: never[]) => unknown ? never : T extends object ? T : never);
 export type Status = "idle" | "connecting" | "open" | "waiting" | "closed";
 
 export interface ClientOptions {
@@ -92,9 +98,9 @@ export interface RemoteObject {
   on(event: "lost", listener: (facts: Lost) => void): () => void;
 
   /** Send a message; it is repeated until the server has it on disk. */
-  send(message: Message): void;
+  send<T>(message: Message<T>): void;
   /** Send what may be lost, such as cursors. */
-  sendEphemeral(message: Message): void;
+  sendEphemeral<T>(message: Message<T>): void;
   open(): void;
   close(code?: number, reason?: string): void;
 }

@@ -79,6 +79,10 @@ class Client {
 
 class RemoteObject {
   constructor(client, className, key, options) {
+    if (key === "." || key === "..") {
+      // Escaped or not, a URL takes it for the folder that it is in others.
+      throw new Error(`no URL can name the key ${JSON.stringify(key)}`);
+    }
     this.client = client;
     this.className = className;
     this.key = key;
@@ -341,12 +345,12 @@ class Connection {
   }
 
   close(code, reason) {
-    const socket = this.socket;
+    // First: it throws for a code or a reason that cannot be sent, and then nothing has ended.
+    this.socket?.close(code, reason);
     this.socket = null;
     if (this.status !== "closed" && this.status !== "idle") {
       this.end(code, reason);
     }
-    socket?.close(code, reason);
   }
 
   // --- what comes

@@ -17,6 +17,7 @@ import uvloop
 import perdure
 from perdure import Object, Settings, query
 from perdure.client import session
+from perdure.client.line import Connection, ConnectionEnded
 from perdure.gateway.front import serve_front
 from perdure.gateway.http import Gateway
 from perdure.node import Node
@@ -62,6 +63,18 @@ class Shop(Object):
         return len(self.lines)
 
 
+class Ear(Object):
+    def __init__(self) -> None:
+        self.heard: list[int] = []
+
+    def on_message(self, conn: perdure.Connection, message: str | bytes) -> None:
+        self.heard.append(len(message))
+        conn.send(message)
+
+    async def read(self) -> list[int]:
+        return self.heard
+
+
 class Sold(Exception):
     pass
 
@@ -72,7 +85,7 @@ LINE = Line(UUID(int=1), 1)
 @asynccontextmanager
 async def served(data: Path, port: int = 0) -> AsyncIterator[str]:
     settings = Settings(data=str(data))
-    node = Node([Shop], settings)
+    node = Node([Shop, Ear], settings)
     await node.start()
     front = await serve_front(Gateway(node.host, settings), host="127.0.0.1", port=port)
     try:
@@ -197,6 +210,72 @@ def served_in_a_thread(data: Path) -> Iterator[str]:
     finally:
         done.set()
         thread.join()
+
+
+@on_uvloop
+async def test_a_key_may_be_dots(tmp_path: Path) -> None:
+    async with served(tmp_path) as url, perdure.connect(url) as client:
+        for key in (".", "..", "...", "a/b", " "):
+            assert await client.at("Shop", key).call("count") == 0
+            assert (await client.at(Shop, key).add(LINE)).count == 1
+
+
+@on_uvloop
+async def test_what_is_no_message_is_refused_and_the_connection_goes_on(tmp_path: Path) -> None:
+    async with (
+        served(tmp_path) as url,
+        perdure.connect(url) as client,
+        client.at("Ear", "a").connect() as connection,
+    ):
+        for wrong in (None, 3, {"a": 1}):
+            with pytest.raises(TypeError, match="send_json"):
+                await connection.send(wrong)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="lone surrogate at 3"):
+            await connection.send("no \udc80")
+        with pytest.raises(TypeError, match="send_json"):
+            await connection.send_ephemeral({})  # type: ignore[arg-type]
+        buffer = bytearray(b"one")
+        await connection.send(buffer)  # type: ignore[arg-type]
+        buffer[:] = b"two"
+        async with asyncio.timeout(10):
+            assert await connection.receive() == b"one"
+
+
+@on_uvloop
+async def test_who_leaves_sends_the_last_behind_what_is_on_its_way(tmp_path: Path) -> None:
+    sent: list[Any] = []
+    line = asyncio.Lock()
+
+    class Slow:
+        async def send(self, frame: Any) -> None:
+            async with line:
+                await asyncio.sleep(0)
+                sent.append(frame)
+
+    connection = Connection("ws://127.0.0.1:1/", {}, dict, lambda status, body: OSError())
+    connection._session.up = True
+    for text in "ab":
+        connection._session.send(text)
+    first = asyncio.create_task(connection._flush(Slow()))  # type: ignore[arg-type]
+    await asyncio.sleep(0)
+    connection._session.send("c")
+    await connection._flush(Slow())  # type: ignore[arg-type]
+    await first
+    assert sent == ["m 1\na", "m 2\nb", "m 3\nc"]
+
+
+@on_uvloop
+async def test_what_was_received_comes_before_the_end(tmp_path: Path) -> None:
+    connection = Connection("ws://127.0.0.1:1/", {}, dict, lambda status, body: OSError())
+    connection._opened = asyncio.get_running_loop().create_future()
+    count = 256
+    for number in range(count):
+        connection._received.put_nowait(str(number))
+    assert connection._received.full()
+    connection._end(ConnectionEnded(1000, ""))
+    assert [one async for one in connection] == [str(number) for number in range(count)]
+    with pytest.raises(ConnectionEnded):
+        await connection.receive()
 
 
 def test_the_sync_twin_does_the_same(tmp_path: Path) -> None:

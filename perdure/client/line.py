@@ -28,6 +28,7 @@ from perdure.client.session import (
     PlainSession,
     ProtocolError,
     Session,
+    message_of,
 )
 from perdure.errors import PerdureError, Unavailable
 from perdure.serde import to_json
@@ -87,6 +88,7 @@ class Connection:
         self._session: Session | PlainSession = Session() if resumes else PlainSession()
         self._resumes = resumes
         self._received: asyncio.Queue[Data | None] = asyncio.Queue(_RECEIVED_MAX)
+        self._flushing = asyncio.Lock()
         self._opened: asyncio.Future[None]
         self._to_send = asyncio.Event()
         self._settled = asyncio.Event()
@@ -151,8 +153,9 @@ class Connection:
         """Send a message; it is repeated until the server has it on disk.
 
         Returns at once, and waits only while too many are not acknowledged. Raises
-        ConnectionEnded.
+        ConnectionEnded; TypeError and ValueError for what is no message.
         """
+        data = message_of(data)
         self._check_open()
         while len(self._session.unacknowledged) >= _UNACKNOWLEDGED_MAX:
             self._settled.clear()
@@ -167,6 +170,7 @@ class Connection:
 
     async def send_ephemeral(self, data: Data) -> None:
         """Send what may be lost, such as cursors; it is, while no line is up."""
+        data = message_of(data)
         self._check_open()
         self._session.send_ephemeral(data)
         self._to_send.set()
@@ -286,11 +290,13 @@ class Connection:
 
     async def _flush(self, socket: ClientConnection) -> None:
         session = self._session
-        while session.outgoing and session.up:
-            frames, session.outgoing = session.outgoing, []
-            for frame in frames:
-                await socket.send(frame)
-            self._settled.set()
+        # One at a time: who leaves sends the last frames behind those that are on their way.
+        async with self._flushing:
+            while session.outgoing and session.up:
+                frames, session.outgoing = session.outgoing, []
+                for frame in frames:
+                    await socket.send(frame)
+                self._settled.set()
 
     def _become(self, status: Status) -> None:
         if status != self.status:
@@ -307,8 +313,10 @@ class Connection:
             # Nobody may be waiting for it any more.
             self._opened.exception()
         if self._received.full():
-            # The end is told before what nobody has read in all that time would be.
-            self._received.get_nowait()
+            # The end comes behind what was received, for which there is room to the last place.
+            unread, self._received = self._received, asyncio.Queue()
+            while not unread.empty():
+                self._received.put_nowait(unread.get_nowait())
         self._received.put_nowait(None)
         self._settled.set()
         self._become("closed")

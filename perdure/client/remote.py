@@ -197,7 +197,7 @@ class RemoteObject:
         self._key = check_key(key)
         self._idempotency_key = idempotency_key
         self._timeout = timeout
-        self._path = f"/{quote(self._class_name, safe='')}/{quote(key, safe='')}"
+        self._path = f"/{quote(self._class_name, safe='')}/{_segment(key)}"
 
     @property
     def key(self) -> str:
@@ -349,6 +349,11 @@ class RemoteObject:
         if self._timeout is not None:
             headers["perdure-timeout"] = f"{self._timeout:.3f}"
         return headers
+
+
+def _segment(key: str) -> str:
+    # A dot or two alone would be taken out of the URL on its way, as the folder that they name.
+    return quote(key, safe="") if key.strip(".") else key.replace(".", "%2E")
 
 
 async def _server_sent_events(response: httpx.Response) -> AsyncIterator[dict[str, str]]:

@@ -168,6 +168,25 @@ class PlainSession:
         return "ended"
 
 
+def message_of(data: object) -> Data:
+    """A message as it is kept and repeated until the server has it; refused, what could not be
+    sent on any line. Raises TypeError, or ValueError."""
+    if isinstance(data, str):
+        try:
+            data.encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"a message is text that can be UTF-8; there is a lone surrogate at {error.start}"
+            ) from None
+        return data
+    if isinstance(data, (bytes, bytearray, memoryview)):
+        # A copy: what its owner does with it later is not what was sent.
+        return bytes(data)
+    raise TypeError(
+        f"a message is str or bytes, not {type(data).__name__}; for a value there is send_json"
+    )
+
+
 def _frame(header: str, data: Data) -> Data:
     if isinstance(data, str):
         return f"{header}\n{data}"

@@ -20,6 +20,7 @@ from perdure.gateway.frames import (
     NO_CODE,
     PING,
     PONG,
+    TOO_LARGE,
     Reader,
     encode,
     encode_close,
@@ -233,7 +234,12 @@ class WebSocket(Session, asyncio.Protocol):
                 self._on_close(body)
                 return
         if reader.broken is not None and self.phase is Phase.OPEN:
-            self.fail(*reader.broken)
+            code, reason = reader.broken
+            if code == TOO_LARGE:
+                # The reader counts a header that the client did not think of.
+                most = self.gateway.settings.max_message_bytes
+                reason = f"a message has at most {most} bytes"
+            self.fail(code, reason)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._front.socket_left(self)

@@ -130,6 +130,20 @@ def test_an_end_is_an_end_and_a_new_connection_is_one(page: Any, server: Server)
     wait(page, "lab.status == 'closed'")
 
 
+def test_an_end_that_cannot_be_said_is_none(page: Any) -> None:
+    page.evaluate("() => { lab.on('message', (m) => got.push(m)); }")
+    wait(page, "got.length == 1")
+    for wrong in ("1001, 'away'", "4000, 'é'.repeat(100)"):
+        assert page.evaluate(f"() => {{ try {{ lab.close({wrong}) }} catch {{ return 1 }} }}") == 1
+    assert page.evaluate("lab.status") == "open"
+    page.evaluate("() => lab.close(4000, 'enough')")
+    assert page.evaluate("lab.status") == "closed"
+    refused = (
+        "key => { try { lab.client.object('Lab', key) } catch (error) { return error.message } }"
+    )
+    assert page.evaluate(refused, "..") == 'no URL can name the key ".."'
+
+
 def test_a_connection_is_kept_over_a_reload_of_the_page(page: Any, server: Server) -> None:
     begin = """async () => {
         const { connect } = await import("/_perdure/client.js");
