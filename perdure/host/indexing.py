@@ -18,7 +18,7 @@ from perdure.errors import BadArguments, CallError, OperatorError, UnknownKind
 from perdure.indexed import index_key, ranges, split_name
 from perdure.journal.entry import Entry
 from perdure.logs import logger
-from perdure.store.base import Checkpoint, Condition, IndexedRow, ObjectRow, meets
+from perdure.store.base import Checkpoint, Condition, IndexedRow, ObjectFilter, ObjectRow, meets
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
@@ -224,7 +224,7 @@ class Index:
         whole = True
         after: tuple[str, str] | None = None
         while True:
-            rows = await host.store.scan(kind, "", None, after, _PAGE)
+            rows = await host.store.scan(ObjectFilter(kind), after, _PAGE)
             for row in rows:
                 whole = await self._add(row.oid) and whole
             if len(rows) < _PAGE:

@@ -38,7 +38,7 @@ from perdure.journal.identity import oid_of
 from perdure.journal.log import source_of
 from perdure.logs import logger
 from perdure.ref import format_address
-from perdure.store.base import Checkpoint
+from perdure.store.base import Checkpoint, ObjectFilter
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
@@ -82,7 +82,7 @@ class Quarantine:
         """Read what an earlier process set aside."""
         after: tuple[str, str] | None = None
         while True:
-            rows = await self._host.store.scan(None, "", "quarantined", after, _SCAN)
+            rows = await self._host.store.scan(ObjectFilter(status="quarantined"), after, _SCAN)
             self.objects.update((row.oid, row.detail) for row in rows)
             if len(rows) < _SCAN:
                 return

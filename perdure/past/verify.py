@@ -39,7 +39,7 @@ from perdure.journal.identity import oid_of
 from perdure.kind import Kind
 from perdure.past.state import changes, state_of
 from perdure.ref import format_address, parse_address
-from perdure.store.base import Layout, Store, Stored
+from perdure.store.base import Layout, ObjectFilter, Store, Stored
 from perdure.suspend.editions import Live
 
 _KEPT_MAX = 50_000
@@ -104,7 +104,7 @@ class Source:
         """(class, key) of all objects, or of one class."""
         found: dict[tuple[str, str], None] = {}
         after: tuple[str, str] | None = None
-        while rows := await self.store.scan(kind, "", None, after, 1000):
+        while rows := await self.store.scan(ObjectFilter(kind), after, 1000):
             found.update({(row.kind, row.key): None for row in rows})
             after = rows[-1].kind, rows[-1].key
         for entries in self._tail.values():

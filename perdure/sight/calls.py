@@ -22,7 +22,7 @@ from perdure.journal.entry import Answered, Call, Ended, Entry, Reply, Sent
 from perdure.journal.identity import oid_of
 from perdure.ref import format_address, parse_address
 from perdure.sight.waits import Waits, queued_behind
-from perdure.store.base import CallFilter, CallRow
+from perdure.store.base import CallFilter, CallRow, ObjectFilter
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -205,7 +205,7 @@ async def _grown(
     after: tuple[str, str] | None = None
     read = 0
     while read < OBJECTS_READ:
-        rows = await host.store.scan(kind, "", None, after, _PAGE)
+        rows = await host.store.scan(ObjectFilter(kind), after, _PAGE)
         for row in rows:
             if row.updated >= since or row.oid in dirty:
                 dirty.discard(row.oid)

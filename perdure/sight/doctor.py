@@ -19,7 +19,7 @@ from perdure.host.upgrades import having
 from perdure.journal import codec
 from perdure.journal.identity import oid_of
 from perdure.ref import format_address, parse_address
-from perdure.store.base import Stored
+from perdure.store.base import ObjectFilter, Stored
 from perdure.suspend import heap, probe
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def examine(host: Host, kind: str | None, after: str | None, limit: int) -
     `next` is the address to go on behind, or None. `kind` may be a class that is not served.
     """
     begin = parse_address(after) if after else None
-    rows = await host.store.scan(kind, "", None, begin, limit)
+    rows = await host.store.scan(ObjectFilter(kind), begin, limit)
     names = [(row.kind, row.key) for row in rows]
     if len(rows) < limit:
         names += _without_row(host, kind)

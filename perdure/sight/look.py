@@ -57,6 +57,7 @@ from perdure.sight.carried import for_json
 from perdure.sight.stacks import short
 from perdure.sight.steps import tell_failed, tell_steps
 from perdure.sight.waits import is_sleep, tell_waits
+from perdure.store.base import ObjectFilter
 from perdure.suspend import heap
 
 if TYPE_CHECKING:
@@ -99,7 +100,7 @@ async def list_objects(
     gone = {name for name, entry in _in_tail(host) if type(entry.event) is Ended}
     position = begin
     while True:
-        rows = await host.store.scan(kind, prefix, None, position, limit)
+        rows = await host.store.scan(ObjectFilter(kind, prefix), position, limit)
         for row in rows:
             name = (row.kind, row.key)
             if name not in found:

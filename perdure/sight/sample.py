@@ -14,7 +14,7 @@ from perdure.errors import OperatorError, PerdureError, UpgradeFailed
 from perdure.host.machine import Machine
 from perdure.host.upgrades import begin_from, bring_copy_over, having
 from perdure.logs import logger
-from perdure.store.base import ObjectRow
+from perdure.store.base import ObjectFilter, ObjectRow
 
 if TYPE_CHECKING:
     from perdure.host.host import Host
@@ -33,7 +33,7 @@ async def try_sample(host: Host) -> dict[str, str]:
     tried = 0
     for kind in list(host.kinds.values()):
         for name in (kind.name, *kind.aliases):
-            for row in await host.store.scan(name, "", "", None, SAMPLE):
+            for row in await host.store.scan(ObjectFilter(name, status=""), None, SAMPLE):
                 if row.version != host.version:
                     tried += 1
                     why = await _why_not(host, row)

@@ -17,6 +17,7 @@ from perdure.host.upgrades import told_stayed
 from perdure.journal import codec
 from perdure.journal.identity import first_name, oid_of
 from perdure.ref import format_address, parse_address
+from perdure.store.base import ObjectFilter
 from perdure.suspend import bundles, heap
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ async def holders(
     code is in one, `past` (if asked for, since it reads all history) those that have turns in one.
     """
     begin = parse_address(after) if after else None
-    rows = await host.store.scan(first_name(kind) if kind else None, "", None, begin, limit)
+    rows = await host.store.scan(ObjectFilter(first_name(kind) if kind else None), begin, limit)
     names = [(row.kind, row.key) for row in rows]
     if len(rows) < limit:
         names += _without_row(host, kind, {oid_of(*name) for name in names})

@@ -153,6 +153,25 @@ class PromiseRow(NamedTuple):
     """When it ends by itself; 0: never. As `since`, in nanoseconds since 1970."""
 
 
+class ObjectFilter(NamedTuple):
+    """Which objects are listed."""
+
+    kind: str | None = None
+    """None: of all classes."""
+    prefix: str = ""
+    """What their keys begin with."""
+    status: str | None = None
+    """None: all but `deleted`."""
+
+    def fits(self, row: ObjectRow) -> bool:
+        """Whether an object is listed."""
+        return (
+            (self.kind is None or row.kind == self.kind)
+            and row.key.startswith(self.prefix)
+            and (row.status != "deleted" if self.status is None else row.status == self.status)
+        )
+
+
 class PromiseFilter(NamedTuple):
     """Which promises are listed; None: all."""
 
@@ -411,17 +430,10 @@ class Store(Protocol):
         ...
 
     async def scan(
-        self,
-        kind: str | None,
-        prefix: str,
-        status: str | None,
-        after: tuple[str, str] | None,
-        limit: int,
+        self, wanted: ObjectFilter, after: tuple[str, str] | None, limit: int
     ) -> list[ObjectRow]:
-        """Rows in the order of (kind, key) behind `after`, whose key begins with `prefix`.
-
-        Status None: all but `deleted`. Text is ordered by code point, as Python does.
-        """
+        """Rows that fit, in the order of (kind, key) behind `after`; text is ordered by code point,
+        as Python does."""
         ...
 
     async def promises(

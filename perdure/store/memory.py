@@ -21,6 +21,7 @@ from perdure.store.base import (
     Condition,
     IndexedRow,
     Layout,
+    ObjectFilter,
     ObjectRow,
     PromiseFilter,
     PromiseRow,
@@ -222,21 +223,13 @@ class MemoryStore:
             del self._waypoints[place]
 
     async def scan(
-        self,
-        kind: str | None,
-        prefix: str,
-        status: str | None,
-        after: tuple[str, str] | None,
-        limit: int,
+        self, wanted: ObjectFilter, after: tuple[str, str] | None, limit: int
     ) -> list[ObjectRow]:
         """By looking at every row."""
         found = [
             replace(row, snapshot=None)
             for _, row in self._rows.values()
-            if (kind is None or row.kind == kind)
-            and row.key.startswith(prefix)
-            and (row.status != "deleted" if status is None else row.status == status)
-            and (after is None or (row.kind, row.key) > after)
+            if wanted.fits(row) and (after is None or (row.kind, row.key) > after)
         ]
         return sorted(found, key=lambda row: (row.kind, row.key))[:limit]
 

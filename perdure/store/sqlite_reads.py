@@ -21,6 +21,7 @@ from perdure.store.base import (
     CallFilter,
     CallRow,
     Condition,
+    ObjectFilter,
     ObjectRow,
     PromiseFilter,
     PromiseRow,
@@ -120,15 +121,10 @@ class Reads:
         return [ObjectRow(*row) for row in self._read(sql.CONNECTED, (part, after, limit))]
 
     async def scan(
-        self,
-        kind: str | None,
-        prefix: str,
-        status: str | None,
-        after: tuple[str, str] | None,
-        limit: int,
+        self, wanted: ObjectFilter, after: tuple[str, str] | None, limit: int
     ) -> list[ObjectRow]:
         """From the index of names, or that of states for any but the idle ones."""
-        statement, values = sql.scan(kind, prefix, status, after, limit)
+        statement, values = sql.scan(wanted, after, limit)
         return [ObjectRow(*row) for row in self._read(statement, values)]
 
     async def promises(

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from functools import cache
 
+from perdure.store.base import ObjectFilter
+
 LSN_BITS = 40
 """A chunk's id is its partition, shifted by so many bits, plus its lsn."""
 
@@ -95,9 +97,10 @@ SELECT {COLUMNS}, NULL, connections FROM object
 
 
 def scan(
-    kind: str | None, prefix: str, status: str | None, after: tuple[str, str] | None, limit: int
+    wanted: ObjectFilter, after: tuple[str, str] | None, limit: int
 ) -> tuple[str, list[object]]:
     """A statement and its values, so that each combination uses an index as far as it can."""
+    kind, prefix, status = wanted
     conditions = ["1"]
     values: list[object] = []
 

@@ -32,6 +32,7 @@ from perdure.store.base import (
     Claim,
     Condition,
     Layout,
+    ObjectFilter,
     ObjectRow,
     PromiseFilter,
     PromiseRow,
@@ -170,14 +171,9 @@ class FaultyStore:
         await self._waited("drop_waypoints", self.inner.drop_waypoints(oid, first, end))
 
     async def scan(
-        self,
-        kind: str | None,
-        prefix: str,
-        status: str | None,
-        after: tuple[str, str] | None,
-        limit: int,
+        self, wanted: ObjectFilter, after: tuple[str, str] | None, limit: int
     ) -> list[ObjectRow]:
-        return await self._waited("scan", self.inner.scan(kind, prefix, status, after, limit))
+        return await self._waited("scan", self.inner.scan(wanted, after, limit))
 
     async def promises(
         self, wanted: PromiseFilter, after: tuple[int, str] | None, limit: int

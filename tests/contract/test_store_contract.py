@@ -15,6 +15,7 @@ from perdure.store.base import (
     Batch,
     Checkpoint,
     Claim,
+    ObjectFilter,
     ObjectRow,
     Segment,
     Store,
@@ -468,7 +469,10 @@ async def names(
     after: tuple[str, str] | None = None,
     limit: int = 100,
 ) -> list[tuple[str, str]]:
-    return [(row.kind, row.key) for row in await store.scan(kind, prefix, status, after, limit)]
+    return [
+        (row.kind, row.key)
+        for row in await store.scan(ObjectFilter(kind, prefix, status), after, limit)
+    ]
 
 
 async def put_names(store: Store) -> None:
@@ -516,7 +520,7 @@ async def test_a_scan_by_status(home: Home) -> None:
         assert await names(store, status="deleted") == [("Counter", "gone")]
         assert await names(store, "Counter", "s", "quarantined") == [("Counter", "stuck")]
         assert await names(store, "Counter", "x", "quarantined") == []
-        (stuck,) = await store.scan(None, "", "quarantined", None, 10)
+        (stuck,) = await store.scan(ObjectFilter(status="quarantined"), None, 10)
         assert (stuck.detail, stuck.snapshot) == ("{}", None)
 
 

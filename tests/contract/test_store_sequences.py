@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from perdure.store.base import Batch, Checkpoint, ObjectRow, Segment, Store
+from perdure.store.base import Batch, Checkpoint, ObjectFilter, ObjectRow, Segment, Store
 from perdure.store.memory import MemoryStore
 from tests.contract.homes import PARTITIONS, Home, MemoryHome, SqliteHome
 
@@ -174,7 +174,7 @@ class Sequences(RuleBasedStateMachine):
             self.both(1, lambda store, oid=oid: store.load(oid % 2, oid))
         self.both(2, lambda store: store.due([0, 1], 9, 10))
         self.both(2, lambda store: store.connected(0, 0, 10))
-        self.both(2, lambda store: store.scan(None, "", None, None, 10))
+        self.both(2, lambda store: store.scan(ObjectFilter(), None, 10))
 
     @rule(
         owner=owners,
@@ -204,7 +204,9 @@ class Sequences(RuleBasedStateMachine):
         self.both(owner, lambda store: store.history(oid % 2, oid, turn, limit))
         self.both(owner, lambda store: store.due([part], turn, limit))
         self.both(owner, lambda store: store.connected(part, oid, limit))
-        self.both(owner, lambda store: store.scan(kind, prefix, status, behind, limit))
+        self.both(
+            owner, lambda store: store.scan(ObjectFilter(kind, prefix, status), behind, limit)
+        )
 
     def teardown(self) -> None:
         for store in (*self.stores, *self.crashed):

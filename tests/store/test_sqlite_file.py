@@ -13,7 +13,7 @@ import pytest
 from perdure.errors import BadSettings, JournalCorrupt, OperatorError, SchemaTooNew, StoreBusy
 from perdure.settings import Settings
 from perdure.store import open_store, prepare
-from perdure.store.base import SCHEMA_VERSION, Batch, Checkpoint, Segment
+from perdure.store.base import SCHEMA_VERSION, Batch, Checkpoint, ObjectFilter, Segment
 from perdure.store.memory import MemoryStore
 from perdure.store.sqlite import SqliteStore
 from perdure.store.sqlite_sql import behind_prefix
@@ -46,8 +46,8 @@ async def read_everything(directory: Path) -> None:
     try:
         (claim,) = await store.claim([0])
         await store.tail(0, 0)
-        await store.scan(None, "", None, None, 1000)
-        await store.scan(None, "", "quarantined", None, 1000)
+        await store.scan(ObjectFilter(), None, 1000)
+        await store.scan(ObjectFilter(status="quarantined"), None, 1000)
         await store.due([0], 10, 1000)
         for oid in range(1, 200):
             await store.load(0, oid)

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from perdure.errors import StoreFull, StoreUnavailable
-from perdure.store.base import Batch, Checkpoint
+from perdure.store.base import Batch, Checkpoint, ObjectFilter
 from perdure.store.memory import MemoryStore
 from perdure.testing.faults import FaultyStore
 
@@ -101,7 +101,7 @@ async def test_failures_of_what_is_awaited() -> None:
     with pytest.raises(StoreUnavailable, match="claim"):
         await store.claim([0])
     with pytest.raises(StoreUnavailable, match="scan"):
-        await store.scan(None, "", None, None, 1)
+        await store.scan(ObjectFilter(), None, 1)
     assert (await store.claim([0]))[0].epoch == 1
 
 
