@@ -154,6 +154,10 @@ class AsgiSession(Session):
         self._changed.set()
 
 
+Outcome = AsgiSession | tuple[int, Headers, bytes]
+"""What becomes of an upgrade: a session, or the answer that refuses it."""
+
+
 class AsgiUpgrade(HttpRequest):
     """A request for a WebSocket as an ASGI server hands it over."""
 
@@ -161,7 +165,7 @@ class AsgiUpgrade(HttpRequest):
     upgrades = True
 
     asgi: Scope
-    begun: asyncio.Future[AsgiSession | tuple[int, Headers, bytes]]
+    begun: asyncio.Future[Outcome]
     waiting: list[AsgiSession]
     """The session, once there is one."""
 
@@ -195,7 +199,7 @@ async def serve_websocket(
     """Serve one WebSocket of an ASGI server."""
     await receive()
     loop = asyncio.get_running_loop()
-    begun: asyncio.Future[AsgiSession | tuple[int, Headers, bytes]] = loop.create_future()
+    begun: asyncio.Future[Outcome] = loop.create_future()
 
     def respond(status: int, headers: Headers, body: bytes | Stream) -> None:
         if not begun.done():
@@ -203,16 +207,31 @@ async def serve_websocket(
 
     request = AsgiUpgrade(b"GET", target, list(scope["headers"]), b"", False, scope, begun, [])
     loop.call_soon(gateway.handle, request, respond)
+    # Before the upgrade is answered nothing can come but the end: `on_connect` may take days.
+    first = asyncio.ensure_future(receive())
     try:
-        outcome = await begun
+        await asyncio.wait((begun, first), return_when=asyncio.FIRST_COMPLETED)
     except asyncio.CancelledError:
-        for session in request.waiting:
-            session.gone(LOST, "")
+        first.cancel()
+        _leave(request)
         raise
+    if not begun.done():
+        begun.cancel()
+        _leave(request)
+        await asyncio.gather(first, return_exceptions=True)
+        return
+    outcome = begun.result()
     if isinstance(outcome, AsgiSession):
-        await outcome.run(receive, send)
+        came = [first]
+        await outcome.run(lambda: came.pop() if came else receive(), send)
     else:
+        first.cancel()
         await _refuse(scope, send, *outcome)
+
+
+def _leave(request: AsgiUpgrade) -> None:
+    for session in request.waiting:
+        session.gone(LOST, "")
 
 
 async def _refuse(scope: Scope, send: Send, status: int, headers: Headers, body: bytes) -> None:

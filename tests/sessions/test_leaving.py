@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 
 from perdure import Connection, Object
 from tests.gateway.fakes import Client, until, vanish
-from tests.sessions.faces import Served, own_front
+from tests.sessions.faces import Served, asgi, own_front
 from tests.sessions.test_framing import BINARY, FIN, TEXT, frame
 
 
@@ -133,3 +133,16 @@ async def test_whoever_leaves_while_authorize_waits_leaves_no_trace(
             read = await served.call("/Door/a/read")
         assert logs == []
         assert read in ([], ["GET"])
+
+
+async def test_a_mounted_app_sees_who_leaves_while_on_connect_waits(tmp_path: Path) -> None:
+    async with asgi(tmp_path, Door) as served:
+        client = await ring(served)
+        vanish(client, True)
+        await served.eventually("/Door/a/inside", lambda count: count == 0)
+        await served.call("/Door/a/open")
+        assert await served.eventually("/Door/a/read", bool) == [1006]
+        # Those that stay come in.
+        async with served.connect("/Door/a") as stays:
+            await stays.send("here")
+            assert await served.eventually("/Door/a/read", lambda log: "here" in log)
