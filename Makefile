@@ -55,16 +55,18 @@ format: $(STAMP) ## let ruff lay out the code, sort imports and mend what it can
 # Tests of real processes may lose a race on a machine that is busy with something else. They are
 # tried once more, by themselves; what fails twice has failed.
 AGAIN := --last-failed --last-failed-no-failures none
+# A process for each core: most tests wait for a disk or for a process of their own.
+SIDE_BY_SIDE := --numprocesses auto --maxprocesses 4 --dist loadscope
 
 test: check browser ## everything but the soak, on each Python version that is here
-	@$(PYTHON) -m pytest || { echo "once more, those that failed"; $(PYTHON) -m pytest $(AGAIN); }
+	@$(PYTHON) -m pytest $(SIDE_BY_SIDE) || { echo "once more, those that failed"; $(PYTHON) -m pytest $(AGAIN); }
 	@$(MAKE) --no-print-directory test-others
 
 browser: $(STAMP) ## what the tests in a browser need: Chromium and some packages of npm
 	@tools/install-browser
 
 test-quick: $(STAMP) ## the tests without the slow ones and those that kill processes
-	@$(PYTHON) -m pytest -m 'not slow and not crash and not soak'
+	@$(PYTHON) -m pytest $(SIDE_BY_SIDE) -m 'not slow and not crash and not soak'
 
 # A reduced selection: what differs between versions is the interpreter, not the disk.
 test-others:
@@ -78,7 +80,7 @@ test-others:
 	        touch $$venv/.installed; \
 	    fi; \
 	    echo "tests on Python $$version"; \
-	    $$venv/bin/python -m pytest -q -m 'not slow and not crash and not soak' || \
+	    $$venv/bin/python -m pytest -q $(SIDE_BY_SIDE) -m 'not slow and not crash and not soak' || \
 	        $$venv/bin/python -m pytest -q -m 'not slow and not crash and not soak' $(AGAIN) || \
 	        failed="$$failed $$version"; \
 	done; \
