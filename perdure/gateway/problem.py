@@ -50,6 +50,7 @@ CODES: dict[str, tuple[int, str]] = {
     "headers-too-large": (431, "The headers are too large"),
     "handler-error": (500, "The handler raised an exception"),
     "outcome-unknown": (500, "It may have happened or not"),
+    "not-serializable": (500, "A value cannot be kept"),
     "deadlock": (500, "Calls wait for each other in a circle"),
     "internal-error": (500, "perdure itself has failed"),
     "not-implemented": (501, "This is not served here"),

@@ -13,6 +13,7 @@ from perdure.host.failures import decode_failure
 from perdure.journal.entry import JSON, Answered, Event
 from perdure.kind import Handler, Kind
 from perdure.serde import Arguments
+from perdure.suspend import heap
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
@@ -141,3 +142,8 @@ class Watched:
             self.on_answer(Answer(self.answer.call_id, b"", failure_of(error)))
         else:
             self.on_answer(self.answer)
+
+
+def pickled_principal(principal: Any) -> bytes:
+    """Who is calling, as the journal has it. Raises NotSerializable."""
+    return heap.dumps(principal, "the principal") if principal is not None else b""

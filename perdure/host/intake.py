@@ -15,7 +15,7 @@ from perdure.errors import IdempotencyMismatch, Overloaded
 from perdure.failure import failure_of
 from perdure.host import ephemeral
 from perdure.host.following import take_up
-from perdure.host.incoming import Acceptance, Answer, IncomingCall, answer_of
+from perdure.host.incoming import Acceptance, Answer, IncomingCall, answer_of, pickled_principal
 from perdure.host.querying import run_query
 from perdure.journal.entry import HTTP, PICKLE, Call
 from perdure.journal.identity import call_id
@@ -63,7 +63,7 @@ def admit(activation: Activation, call: IncomingCall) -> Call | None:
     if host.draining or host.log.refusing:
         call.refuse(host.unavailable())
         return None
-    principal = heap.dumps(call.principal) if call.principal is not None else b""
+    principal = pickled_principal(call.principal)
     return Call(
         call.id,
         handler.name,
@@ -90,7 +90,7 @@ def overloaded(activation: Activation) -> Overloaded:
 
 def _idempotent(activation: Activation, call: IncomingCall) -> tuple[str, int]:
     """The id of a call is its key: (principal, object, handler, key); and its arguments' digest."""
-    who = heap.dumps(call.principal) if call.principal is not None else b""
+    who = pickled_principal(call.principal)
     name = b"\0".join([who, call.handler.name.encode(), (call.idempotency_key or "").encode()])
     return (
         call_id(activation.machine.oid, blake2b(name, digest_size=12).hexdigest()),

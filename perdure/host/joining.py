@@ -8,10 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from perdure.host.incoming import IncomingCall
+from perdure.host.incoming import IncomingCall, pickled_principal
 from perdure.host.intake import is_authorized, overloaded
 from perdure.journal.entry import Connected
-from perdure.suspend import heap
 
 if TYPE_CHECKING:
     from perdure.host.activation import Activation
@@ -36,7 +35,7 @@ class Joining(IncomingCall, kw_only=True):
         line.from_seq = machine.seq
         self.id = f"{machine.oid:016x}-{line.id}"
         host.lines.add(line)
-        principal = heap.dumps(self.principal) if self.principal is not None else b""
+        principal = pickled_principal(self.principal)
         return Connected(
             self.id,
             self.path,

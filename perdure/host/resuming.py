@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from perdure.connection import Connection
 from perdure.errors import PerdureError
-from perdure.host.incoming import Answer, IncomingCall
+from perdure.host.incoming import Answer, IncomingCall, pickled_principal
 from perdure.host.joining import may_connect
 from perdure.host.line_outputs import LATER
 from perdure.host.lines import GONE, REPLACED, Frame, Line
@@ -81,7 +81,7 @@ class Resuming(IncomingCall, kw_only=True):
 
     def _is_same(self, conn: Connection) -> bool:
         """Whether whoever comes back is who was connected."""
-        principal = heap.dumps(self.principal) if self.principal is not None else b""
+        principal = pickled_principal(self.principal)
         return principal == conn._principal or (
             bool(principal and conn._principal) and heap.same(principal, conn._principal)
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -185,3 +186,15 @@ def test_it_carries_what_it_was_given() -> None:
     assert app.classes == (Tally,)
     assert app.authorize is authorize
     assert (app.settings.port, app.settings.debug) == (80, True)
+
+
+async def test_a_principal_that_cannot_be_kept_is_named(tmp_path: Path) -> None:
+    def authorize(request: Any) -> Any:
+        return {"name": "ann", "session": threading.Lock()}
+
+    app = App([Tally], authorize, data=str(tmp_path))
+    async with app.lifespan(), asgi_client(app) as client:
+        problem = (await client.post("/Tally/a/increment")).json()
+        assert problem["code"] == "not-serializable"
+        assert problem["title"] == "A value cannot be kept"
+        assert "the principal['session']" in problem["detail"]
