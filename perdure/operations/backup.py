@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from perdure.errors import BadSettings, OperatorError
-from perdure.store.sqlite_file import DATABASE, connect, trouble
+from perdure.store.sqlite_file import DATABASE, connect, trouble_of_copying
 
 _CHANGED = "oid IN (SELECT oid FROM changed)"
 # A segment is replaced as a whole, by one that goes on further.
@@ -68,7 +68,7 @@ def back_up(data: Path, destination: Path) -> Backup:
                 return _bring_up_to_date(source, source_path, copy_path)
             return _copy_whole(source, copy_path)
     except sqlite3.Error as error:
-        raise trouble(error, copy_path) from error
+        raise trouble_of_copying(error, source_path, copy_path) from error
 
 
 def _copy_whole(source: sqlite3.Connection, path: Path) -> Backup:

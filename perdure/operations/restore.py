@@ -40,7 +40,7 @@ from perdure.journal.entry import (
 )
 from perdure.ref import format_address, parse_address
 from perdure.store.base import CallRow
-from perdure.store.sqlite_file import DATABASE, connect, trouble
+from perdure.store.sqlite_file import DATABASE, connect, trouble_of_copying
 from perdure.store.sqlite_sql import GET_VERSION, LSN_BITS
 from perdure.suspend.bundles import read, write_source
 
@@ -115,7 +115,7 @@ def restore(
         os.close(handle)
         unfinished.rename(path)
     except sqlite3.Error as error:
-        raise trouble(error, path) from error
+        raise trouble_of_copying(error, source_path, path) from error
     finally:
         unfinished.unlink(missing_ok=True)
     return done

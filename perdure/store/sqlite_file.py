@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,10 @@ def connect(path: Path, *, reads_only: bool = False) -> sqlite3.Connection:
         connection.execute("PRAGMA cache_size = -4096")
         if reads_only:
             connection.execute("PRAGMA query_only = ON")
+    except UnicodeDecodeError as error:
+        # SQLite names what it cannot read of the schema, in the bytes that are there.
+        connection.close()
+        raise _corrupt(path, "malformed database schema") from error
     except BaseException:
         connection.close()
         raise
@@ -99,8 +104,28 @@ def trouble(error: sqlite3.Error, path: Path) -> Exception:
         return _corrupt(path, str(error))
     if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError):
         return error  # a bug of ours
+    if code == sqlite3.SQLITE_ERROR and str(error).startswith("no such table"):
+        return _corrupt(path, f"this is no store of perdure, or not all of one: {error}")
     name = getattr(error, "sqlite_errorname", type(error).__name__)
     return StoreUnavailable(f"{path}: {error} ({name})")
+
+
+def trouble_of_copying(error: sqlite3.Error, source: Path, copy: Path) -> Exception:
+    """The same for what reads one file and writes another, which SQLite does not tell apart."""
+    meaning = trouble(error, copy)
+    if isinstance(meaning, StoreFull) or _is_sound(source):
+        return meaning
+    return trouble(error, source)
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        with closing(connect(path, reads_only=True)) as connection:
+            connection.execute("SELECT count(*) FROM meta").fetchone()
+            (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+            return bool(found == "ok")
+    except (sqlite3.Error, JournalCorrupt):
+        return False
 
 
 def lost_chunk(path: Path, part: int, lsn: int) -> JournalCorrupt:

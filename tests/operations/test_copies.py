@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,10 @@ import pytest
 import perdure
 from perdure import send
 from perdure.cli.check import open_file
-from perdure.errors import BadSettings, OperatorError
+from perdure.errors import BadSettings, JournalCorrupt, OperatorError
 from perdure.operations.backup import back_up
 from perdure.operations.restore import restore
+from perdure.operations.sizes import sizes
 from perdure.store.sqlite import SqliteStore
 from tests.host.stage import Stage
 from tests.operations.shop import Account, Ledger
@@ -192,3 +194,46 @@ async def test_what_is_no_longer_kept_cannot_be_gone_back_to(tmp_path: Path) -> 
     assert not (tmp_path / "past" / "perdure.db").exists()
     restore(copy, tmp_path / "now", None)
     assert_sound(tmp_path / "now")
+
+
+def damage_of(how: str, body: bytes) -> bytes:
+    match how:
+        case "empty":
+            return b""
+        case "no database":
+            return bytes(range(256)) * 40
+        case "cut":
+            return body[: len(body) // 2]
+        case "a name in the schema":
+            return body.replace(b"CREATE TABLE segment", b"CREATE TABLE \xd3\xd3gment")
+        case _:
+            at = body.index(b"CREATE INDEX")
+            return body[:at] + b"\xd3" * 12 + body[at + 12 :]
+
+
+@pytest.mark.parametrize(
+    "how", ["empty", "no database", "cut", "a name in the schema", "text in the schema"]
+)
+async def test_a_damaged_store_is_named_and_not_the_copy_of_it(how: str, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    async with stage_in(data):
+        await Account.at("a").state()
+        await Account.at("a").pay("b", 1)
+    back_up(data, tmp_path / "sound")
+    store = data / "perdure.db"
+    store.write_bytes(damage_of(how, (tmp_path / "sound" / "perdure.db").read_bytes()))
+    for path in data.glob("perdure.db-*"):
+        path.unlink()
+    works: list[Callable[[], object]] = [
+        lambda: back_up(data, tmp_path / "new"),
+        lambda: back_up(data, tmp_path / "sound"),
+        lambda: restore(data, tmp_path / "restored", None),
+        lambda: sizes(data, 10),
+    ]
+    for work in works:
+        with pytest.raises(JournalCorrupt) as caught:
+            work()
+        assert caught.value.message.startswith(f"{store}: ")
+        assert caught.value.hint is not None
+    with pytest.raises(JournalCorrupt), open_file(data) as file:
+        file.check()
