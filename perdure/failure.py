@@ -50,6 +50,12 @@ def kept_text(value: object) -> str:
     return str.encode(str(value), "utf-8", "backslashreplace").decode()
 
 
+def described(error: BaseException) -> str:
+    """`ValueError: its text`, for people, of whatever code of an app has raised."""
+    hint = f"\n  {error.hint}" if isinstance(error, PerdureError) and error.hint else ""
+    return f"{type(error).__name__}: {_text(error)}{hint}"
+
+
 def exception_of(failure: Failure) -> BaseException:
     """An exception for a failure whose own exception did not travel.
 

@@ -19,6 +19,7 @@ from perdure.errors import (
     UpgradeFailed,
     VersionUnusable,
 )
+from perdure.failure import described
 from perdure.host.blobs import BlobElsewhere, named_in, named_in_segments
 from perdure.host.replay import replay_segments, replay_tail
 from perdure.host.snapshots import newest_seq
@@ -97,7 +98,9 @@ def loaded(activation: Activation, stored: Stored | None) -> None:
             activation.unusable(error)
             return
         logger.warning(
-            "a snapshot of suspended code is not used", object=machine.address, why=str(error)
+            "a snapshot of suspended code is not used",
+            object=machine.address,
+            why=described(error),
         )
         host.keep(_build_from_base(activation))
         return

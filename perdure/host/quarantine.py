@@ -14,7 +14,7 @@ import json
 from typing import TYPE_CHECKING, Any, Protocol
 
 from perdure.errors import Conflict, DivergenceError, ObjectQuarantined, PerdureError
-from perdure.failure import failure_of
+from perdure.failure import described, failure_of
 from perdure.host.failures import encode_failure, skipped_error
 from perdure.host.incoming import IncomingCall
 from perdure.host.raw_requests import GONE, SILENT
@@ -115,7 +115,7 @@ class Quarantine:
         else:
             facts = {
                 "cause": "load",
-                "reason": f"it cannot be loaded: {type(error).__name__}: {error}",
+                "reason": f"it cannot be loaded: {described(error)}",
             }
         logger.error(
             "an object is quarantined",

@@ -195,6 +195,8 @@ def _past(machine: Machine) -> Iterator[None]:
     finally:
         logging.Logger.handle = heard  # type: ignore[method-assign]
         machine.rules = RULES
+        # Callbacks and tasks that failed then were told then.
+        machine.problems = None
         if collects:
             gc.enable()
 

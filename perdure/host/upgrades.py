@@ -25,6 +25,7 @@ import msgspec
 
 from perdure.clock import perf_ns
 from perdure.errors import NotSerializable, UpgradeFailed, VersionUnusable
+from perdure.failure import described
 from perdure.host.machine import EVENTS, Machine
 from perdure.host.stepping import untaken_blobs
 from perdure.host.task import Task
@@ -287,7 +288,7 @@ def upgraded(machine: Machine, event: Upgraded) -> None:
         if is_interrupt(error):
             raise
         raise UpgradeFailed(
-            f"on_upgrade of {machine.address} raised {type(error).__name__}: {error}",
+            f"on_upgrade of {machine.address} raised {described(error)}",
             hint=f"It is as it was, on version {event.before}. Mend on_upgrade, deploy, and: "
             f"perdure quarantine retry {machine.address}",
         ) from error

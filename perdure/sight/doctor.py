@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from perdure.clock import perf_ns
 from perdure.errors import PerdureError, UnknownKind
+from perdure.failure import described
 from perdure.host.load import REBUILD, rests_on_code
 from perdure.host.machine import Machine
 from perdure.host.upgrades import having
@@ -110,7 +111,7 @@ async def _why_not(host: Host, stored: Stored, snapshot: bytes | None) -> str:
     except PerdureError as error:
         return error.message
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return described(error)
     finally:
         scratch.discard()
         if host.slot is not None:

@@ -23,6 +23,11 @@ class Mute(Exception):
         raise SystemExit("no text")
 
 
+class Silent(Exception):
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
 class Evil:
     def __bool__(self) -> bool:
         raise ZeroDivisionError("neither")
@@ -73,6 +78,9 @@ class Thrower(Object):
     async def nap(self) -> str:
         await asyncio.sleep(60)
         return "rested"
+
+    async def later(self) -> None:
+        asyncio.get_running_loop().call_later(1, lambda: 1 / 0)
 
     async def watch(self, what: str) -> str:
         answers: dict[str, Any] = {"stop": lambda: next(iter(())), "evil": lambda: Evil()}
@@ -203,3 +211,43 @@ async def test_a_predicate_may_raise_anything() -> None:
     async with Stage(Thrower):
         assert "raised StopIteration" in await Thrower.at("x").watch("stop")
         assert await Thrower.at("x").watch("evil") == "neither"
+
+
+async def test_what_failed_in_a_callback_is_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(activation.logger, "warning", lambda message, **facts: told.append(message))
+    async with Stage(Thrower) as stage:
+        await Thrower.at("x").later()
+        await asyncio.sleep(5)
+        assert len(told) == 1
+        for _ in range(2):
+            await stage.crash()
+            await stage.start()
+            assert await Thrower.at("x").count() == 0
+        assert len(told) == 1
+
+
+class Before(Object, name="Upgraded"):
+    async def hello(self) -> str:
+        return "before"
+
+
+class After(Object, name="Upgraded"):
+    async def hello(self) -> str:
+        return "after"
+
+    def on_upgrade(self, old_version: str) -> None:
+        raise Silent
+
+
+async def test_an_upgrade_that_raises_what_has_no_text_is_told_as_one() -> None:
+    async with Stage(Before) as stage:
+        assert await Before.at("x").hello() == "before"
+        await stage.node.drain()
+        stage.classes = (After,)
+        await stage.start()
+        with pytest.raises(ObjectQuarantined, match="Silent: <Silent without a text>"):
+            await After.at("x").hello()
+        assert [one["cause"] for one in stage.host.quarantine.list()] == ["upgrade"]
