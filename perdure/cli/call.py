@@ -74,7 +74,10 @@ def _loads(text: str) -> Any:
     def refuse(name: str) -> Any:
         raise ValueError(f"{name} is no JSON")
 
-    return json.loads(text, parse_constant=refuse)
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError:
+        raise click.UsageError(f"{text[:20]}… is nested too deeply") from None
 
 
 def _dump(value: Any) -> bytes:

@@ -6,6 +6,7 @@ Exit codes: 0 done, 1 it says no, 2 wrong use.
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
 
 import click
@@ -91,6 +92,13 @@ class _Commands(click.Group):
             wrong_use = isinstance(error, (BadApp, BadSettings, InvalidKey, StoreBusy))
             kind = WrongUse if wrong_use else Complaint
             raise kind(error.message, hint=error.hint, code=error.code) from error
+        except UnicodeEncodeError as error:
+            # Bytes of the shell that are no UTF-8 arrive as half surrogates. A name of a file may
+            # have them; a name of anything else cannot be sent.
+            wrong = _not_utf8()
+            if wrong is None:
+                raise
+            raise WrongUse(f"the argument {wrong!r} is not valid UTF-8") from error
 
 
 @click.group(
@@ -105,8 +113,6 @@ def commands() -> None:
 
 def main() -> None:
     """The entry point of the script."""
-    import sys
-
     try:
         code = commands.main(standalone_mode=False, prog_name="perdure")
     except Complaint as complaint:
@@ -124,6 +130,15 @@ def main() -> None:
         click.echo("stopped", err=True)
         code = 1
     sys.exit(code)
+
+
+def _not_utf8() -> str | None:
+    for argument in sys.argv[1:]:
+        try:
+            argument.encode()
+        except UnicodeEncodeError:
+            return argument
+    return None
 
 
 def _not_understood(error: click.ClickException) -> Complaint:

@@ -157,7 +157,7 @@ def what_if(
     if arguments is not None:
         try:
             asked["arguments"] = json.loads(arguments)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise WrongUse(f"--with is no JSON: {error}") from None
     path = f"/_perdure/objects/{object_path(address)}/what-if"
     body = json.dumps(asked).encode()

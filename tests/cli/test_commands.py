@@ -422,3 +422,35 @@ def test_seconds_are_sent_as_digits_however_many(server: Script, option: str) ->
         result = server.run("call", "Room/a", "post", option, text)
         assert result.exit_code == 2
         assert "is no number of seconds" in result.output
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("call", "Room/a", "p\udcff"),
+        ("call", "Room/a", "post", "-H", "x: \udcff"),
+        ("call", "Room/a", "post", "--idempotency-key", "\udcff"),
+        ("resolve", "\udcff", "1"),
+        ("cancel", "\udcff"),
+        ("ls", "\udcff"),
+        ("history", "Room/a", "--handler", "\udcff"),
+        ("versions", "\udcff"),
+    ],
+)
+def test_an_argument_that_is_no_utf8_is_named(
+    arguments: tuple[str, ...],
+    server: Script,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run_main(monkeypatch, *arguments, "--url", server.url) == 2
+    assert "is not valid UTF-8" in capsys.readouterr().err
+    assert not server.asked
+
+
+def test_a_value_that_is_nested_too_deeply_is_wrong_use(server: Script) -> None:
+    deep = "[" * 100_000
+    for more in ("call", "Room/a", "post", f"v={deep}"), ("call", "Room/a", "post", deep):
+        result = server.run(*more)
+        assert result.exit_code == 2
+        assert "nested too deeply" in result.output
