@@ -456,6 +456,7 @@ def test_where_frames_cannot_be_let_go_they_are_closed(monkeypatch: pytest.Monke
     assert Counted.alive == 0
 
 
+WARM_UP = 2000
 ROUNDS = pytest.mark.parametrize("rounds", [500, pytest.param(10_000, marks=pytest.mark.slow)])
 
 
@@ -464,7 +465,8 @@ def test_many_rounds_of_running_on_leave_nothing_behind(rounds: int) -> None:
     run = Run(fresh(Waits), reborn)
     run.call("for_ever")
     blocks = []
-    for i in range(rounds):
+    # Free lists and caches of the interpreter fill up first: on 3.13 that takes long.
+    for i in range(-WARM_UP, rounds):
         assert run.step()
         # What the test itself keeps.
         run.turns.clear()
@@ -473,7 +475,7 @@ def test_many_rounds_of_running_on_leave_nothing_behind(rounds: int) -> None:
             gc.collect()
             blocks.append(sys.getallocatedblocks())
             assert Counted.alive <= 4
-    assert max(blocks) - min(blocks) < 1000
+    assert max(blocks) - min(blocks) < 500
     heap.drop_all(run.machine)
     run.machine = None  # type: ignore[assignment]
     gc.collect()
