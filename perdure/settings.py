@@ -84,10 +84,9 @@ class Settings:
         return self.max_body_bytes if self.max_upload_bytes is None else self.max_upload_bytes
 
     def __post_init__(self) -> None:
-        if self.upload_bytes_max < 1:
-            raise BadSettings(f"max_upload_bytes must be at least 1, not {self.upload_bytes_max!r}")
         for name in (
             "max_body_bytes",
+            *(("max_upload_bytes",) if self.max_upload_bytes is not None else ()),
             "mailbox_limit",
             "max_message_bytes",
             "socket_queue_bytes",

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import click
 
 from perdure.cli.client import Server, only_time, remote
-from perdure.cli.output import examples, print_json, print_table, shorten, show_age
+from perdure.cli.output import examples, print_json, print_table, read_age, shorten, show_age
 
 _STATUSES = ("open", "running", "queued", "done", "failed", "cancelled")
 
@@ -80,6 +80,7 @@ def stuck(older_than: str, limit: int, url: str, token: str | None, as_json: boo
 
     Exit code 1: something is.
     """
+    read_age(older_than)
     rows: list[dict[str, Any]] = Server(url, token).get("stuck", older_than=older_than, limit=limit)
     if as_json:
         print_json(rows)

@@ -14,6 +14,8 @@ from typing import IO, TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from perdure.ages import age_s
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -48,6 +50,14 @@ class WrongUse(Complaint):
     """The command cannot be meant as it was typed."""
 
     exit_code = 2
+
+
+def read_age(text: str) -> float:
+    """Seconds of an age as typed."""
+    seconds = age_s(text)
+    if seconds is None:
+        raise WrongUse(f"{text!r} is no age", hint="As in 30d, 12h, 90m.")
+    return seconds
 
 
 def complain(complaint: Complaint) -> None:

@@ -10,11 +10,10 @@ from typing import Any
 
 import click
 
-from perdure.ages import age_s
 from perdure.cli.call import read_value
 from perdure.cli.client import Server, object_path, remote
 from perdure.cli.objects import confirm
-from perdure.cli.output import WrongUse, examples, json_option, print_json, print_table
+from perdure.cli.output import WrongUse, examples, json_option, print_json, print_table, read_age
 from perdure.operations.sizes import sizes
 
 
@@ -138,7 +137,7 @@ def prune(
     if older is not None or over is not None:
         names = classes or tuple(kind["class"] for kind in server.get("classes"))
         if older is not None:
-            asked["older"] = dict.fromkeys(names, _seconds(older))
+            asked["older"] = dict.fromkeys(names, read_age(older))
         if over is not None:
             asked["over"] = dict.fromkeys(names, _bytes(over))
     elif classes:
@@ -225,10 +224,3 @@ def _bytes(size: str) -> int:
     if found is None:
         raise WrongUse(f"{size!r} is no size", hint="As in 500KB, 10MB, 1.5GB.")
     return int(float(found[1]) * {"B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9}[found[2].upper()])
-
-
-def _seconds(age: str) -> float:
-    seconds = age_s(age)
-    if seconds is None:
-        raise WrongUse(f"{age!r} is no age", hint="As in 30d, 12h, 90m.")
-    return seconds

@@ -52,6 +52,8 @@ def test_calls_are_listed_cancelled_and_found(shell: Any) -> None:
     stuck = shell.run("stuck", "--older-than", "0s", "--url", server.url)
     assert stuck.returncode == 1
     assert "Order/a.run" in stuck.stdout
+    odd = shell.run("stuck", "--older-than", "nope", "--url", server.url)
+    assert (odd.returncode, "'nope' is no age" in odd.stderr) == (2, True)
     calm = shell.run("stuck", "--url", server.url)
     assert (calm.returncode, calm.stdout) == (0, "nothing is stuck\n")
 
