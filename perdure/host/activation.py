@@ -35,7 +35,7 @@ from perdure.host.raw_requests import clients_of
 from perdure.host.schedules import FIRED_MAX
 from perdure.host.snapshots import newest_seq
 from perdure.host.stepping import EVENTS as STEP_EVENTS
-from perdure.journal.codec import Message, encode_entry
+from perdure.journal.codec import encode_entry
 from perdure.journal.entry import (
     RULES,
     Call,
@@ -392,16 +392,44 @@ class Activation:
     ) -> bool:
         """Write the turn's entry, and put what it asked for behind it. False: it cannot be
         written, and the turn never was."""
-        outputs: list[Output] = []
-        try:
-            entry, messages = self._entry(event, commands, call, duration_us, outputs)
-        except Exception as error:
-            self.failed(event, call, error, outputs)
-            return False
         host = self.host
         log = host.log
         machine = self.machine
         oid = machine.oid
+        seq = machine.seq
+        undone = machine.undone
+        outputs: list[Output] = []
+        try:
+            messages = gather_outputs(self, event, commands, call, outputs)
+            if machine.failed is not None:
+                host.register.failed(self)
+            wake_at = self.wake_at if undone else machine.wake_at()
+            connected = self.connected if undone else len(machine.connections or ())
+            if machine.uploads is not None and not undone:
+                connected = clients_of(machine)
+            indexed = changed(self, seq) if machine.kind.indexed and not undone else None
+            entry = encode_entry(
+                Entry(
+                    seq,
+                    machine.now_ns,
+                    machine.kind.version,
+                    event,
+                    commands,
+                    wake_at,
+                    duration_us,
+                    machine.address if seq == 1 else "",
+                    undone,
+                    machine.reloaded,
+                    RULES,
+                    connected,
+                    indexed,
+                )
+            )
+        except Exception as error:
+            self.failed(event, call, error, outputs)
+            return False
+        self.wake_at = wake_at
+        self.connected = connected
         machine.reloaded = False
         # The list went into the entry; an idle object keeps nothing of its last turn.
         machine.commands = NOTHING
@@ -423,7 +451,6 @@ class Activation:
             self.set_alarm()
         if host.effects.blocked:
             host.effects.turned(oid)
-        undone = machine.undone
         if undone or machine.tainted or (self.held and machine.quiescent()):
             self.reload()
         if messages is not None:
@@ -432,49 +459,6 @@ class Activation:
         if machine.queue is not None and not undone:
             self._queued(event)
         return True
-
-    def _entry(
-        self,
-        event: Event,
-        commands: list[Command],
-        call: IncomingCall | None,
-        duration_us: int,
-        outputs: list[Output],
-    ) -> tuple[bytes, list[Message] | None]:
-        """The bytes of a turn's entry, and the messages that leave behind it; adds the rest of
-        what leaves to `outputs`."""
-        host = self.host
-        machine = self.machine
-        seq = machine.seq
-        undone = machine.undone
-        messages = gather_outputs(self, event, commands, call, outputs)
-        if machine.failed is not None:
-            host.register.failed(self)
-        wake_at = self.wake_at if undone else machine.wake_at()
-        connected = self.connected if undone else len(machine.connections or ())
-        if machine.uploads is not None and not undone:
-            connected = clients_of(machine)
-        indexed = changed(self, seq) if machine.kind.indexed and not undone else None
-        entry = encode_entry(
-            Entry(
-                seq,
-                machine.now_ns,
-                machine.kind.version,
-                event,
-                commands,
-                wake_at,
-                duration_us,
-                machine.address if seq == 1 else "",
-                undone,
-                machine.reloaded,
-                RULES,
-                connected,
-                indexed,
-            )
-        )
-        self.wake_at = wake_at
-        self.connected = connected
-        return entry, messages
 
     def _queued(self, event: Event) -> None:
         machine = self.machine

@@ -63,7 +63,7 @@ def admit(activation: Activation, call: IncomingCall) -> Call | None:
     if host.draining or host.log.refusing:
         call.refuse(host.unavailable())
         return None
-    principal = pickled_principal(call.principal)
+    principal = pickled_principal(call.principal) if call.principal is not None else b""
     return Call(
         call.id,
         handler.name,
