@@ -63,6 +63,7 @@ def admit(activation: Activation, call: IncomingCall) -> Call | None:
     if host.draining or host.log.refusing:
         call.refuse(host.unavailable())
         return None
+    # Asked here as well: most calls have none, and this is the path of each.
     principal = pickled_principal(call.principal) if call.principal is not None else b""
     return Call(
         call.id,
